@@ -1,0 +1,60 @@
+# Every command of Stillroom. `make` alone lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+REAL ?=
+# OpenMP threads that sleep instead of spin: several processes share a small machine without stalling each other.
+export OMP_WAIT_POLICY ?= passive
+export TOKENIZERS_PARALLELISM ?= false
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+
+.PHONY: help setup lock demo test check up bench bench-distil bench-generate starter docs clean
+
+help:  ## List the commands
+	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready  ## Make .venv with everything in it (brings uv itself)
+
+$(VENV)/.ready: requirements/dev.txt client/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Say PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x build/uv/bin/uv || { $(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet --disable-pip-version-check uv; }
+	build/uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	build/uv/bin/uv pip sync --quiet --python $(BIN)/python requirements/dev.txt
+	build/uv/bin/uv pip install --quiet --python $(BIN)/python --no-deps --editable client
+	@touch $@
+
+lock:  ## Write the lock files from requirements/*.in
+	@for name in api worker dev; do build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --output-file requirements/$$name.txt requirements/$$name.in; done
+
+demo: setup  ## The whole job, from words to a downloaded encoder (REAL=parquet|zip|folder adds real photos)
+	$(BIN)/python -m demo $(if $(REAL),--real $(REAL))
+
+up: setup  ## The service, embedded, in the foreground, until Ctrl-C
+	$(BIN)/python -m workers.embedded
+
+check: setup  ## Lint, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## Lint, types, import contracts and every test (starts its own PostgreSQL and Redis)
+	$(BIN)/python -m pytest -q
+
+bench: bench-distil bench-generate  ## All benchmarks
+
+bench-distil: setup  ## open_clip's distillation step and an online L2 step against ours
+	$(BIN)/python -m benchmarks.distil
+
+bench-generate: setup  ## A plain diffusers loop against our sampler and JPEG writer
+	$(BIN)/python -m benchmarks.generate
+
+starter: setup  ## Train the starter weights from DATA (Tiny ImageNet parquet); hours on two cores
+	$(BIN)/python -m starter all --data $(DATA)
+
+docs: setup  ## Write the generated pages of docs/
+	$(BIN)/python -m docs.generate
+
+clean:  ## Remove what was built (not the environment)
+	rm -rf build/demo build/bench

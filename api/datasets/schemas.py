@@ -1,0 +1,24 @@
+"""Shapes of datasets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+
+class Rejected(BaseModel):
+    file: str
+    reason: str
+
+
+class DatasetRead(BaseModel):
+    """Real photos, checked on upload."""
+
+    id: str = Field(description="For `evaluation.dataset` and `training.agnostic.source` of a recipe.")
+    name: str
+    created_at: datetime
+    images: int = Field(description="Usable photos.")
+    classes: list[str]
+    rejected: list[Rejected] = Field(description="Photos left out (the first 1,000).")
+    size: int = Field(description="Bytes kept.")

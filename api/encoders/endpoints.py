@@ -1,0 +1,125 @@
+"""``/v1/encoders``: what jobs made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from api.deps import After, BlobsDep, EngineDep, HelperDep, Limit, SettingsDep
+from api.encoders import service
+from api.encoders.schemas import Classification, EncoderRead, EncoderSummary
+from api.errors import Problem
+from api.files import blob_response, etag_matches
+from api.pages import Page
+from api.uploads import receive_body, receive_form, workplace
+
+router = APIRouter(prefix="/encoders", tags=["encoders"])
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+IMAGE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": BINARY,
+            "application/octet-stream": BINARY,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    }
+}
+
+
+@router.get("", summary="List encoders, newest first")
+def list_encoders(engine: EngineDep, after: After = None, limit: Limit = 20) -> Page[EncoderSummary]:
+    return service.list_encoders(engine, after=after, limit=limit)
+
+
+@router.get("/{encoder_id}", summary="One encoder: report and files")
+def read_encoder(encoder_id: str, engine: EngineDep) -> EncoderRead:
+    return service.read_encoder(engine, encoder_id)
+
+
+@router.head("/{encoder_id}/files/{name:path}", include_in_schema=False)
+@router.get(
+    "/{encoder_id}/files/{name:path}",
+    summary="Download one file",
+    description="Resumable: Range and If-Range with the sha256 as ETag; 304 for If-None-Match. On object storage "
+    "the answer is a redirect (307) to a signed URL.",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/octet-stream": BINARY}},
+        206: {"description": "The part asked for"},
+        304: {"description": "Not changed"},
+        307: {"description": "Where the file is"},
+        416: {"description": "The range lies outside the file"},
+    },
+)
+def download_file(encoder_id: str, name: str, request: Request, engine: EngineDep, blobs: BlobsDep) -> Response:
+    file = service.read_file(engine, encoder_id, name)
+    return blob_response(
+        request, blobs, file.sha256, size=file.size, content_type=file.content_type, filename=name.rpartition("/")[2]
+    )
+
+
+@router.get(
+    "/{encoder_id}/archive",
+    summary="Download all files as one zip",
+    response_class=Response,
+    responses={200: {"content": {"application/zip": BINARY}}},
+)
+def download_archive(encoder_id: str, request: Request, engine: EngineDep, blobs: BlobsDep) -> Response:
+    encoder = service.read_encoder(engine, encoder_id)
+    tag = f"{encoder_id}-archive"
+    if etag_matches(request.headers.get("if-none-match", ""), tag):
+        return Response(status_code=304, headers={"ETag": f'W/"{tag}"'})
+    archive = service.pack(encoder, blobs)
+    headers = {
+        # Weak: the zip's entries carry the time of the download.
+        "ETag": f'W/"{tag}"',
+        "Content-Length": str(archive.size),
+        "Content-Disposition": f'attachment; filename="{encoder_id}.zip"',
+    }
+    return StreamingResponse(archive.chunks, headers=headers, media_type="application/zip")
+
+
+@router.post(
+    "/{encoder_id}/classify",
+    summary="Classify an image",
+    description="The image as the body, or as part `image` of a form. JPEG, PNG, WEBP, BMP, GIF and TIFF are read.",
+    openapi_extra=IMAGE_BODY,
+)
+async def classify(
+    encoder_id: str,
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    helper: HelperDep,
+    top: Annotated[int | None, Query(ge=1, description="Only the most probable classes (default: all).")] = None,
+) -> Classification:
+    with workplace(settings) as folder:
+        image = folder / "image"
+        await _receive(request, image)
+        return await to_thread.run_sync(
+            lambda: service.classify(engine, settings.blobs_url, helper, encoder_id, image, top=top)
+        )
+
+
+async def _receive(request: Request, target: Path) -> None:
+    """The image as a file, from the body or from the form."""
+    content_type = request.headers.get("content-type", "application/octet-stream")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        await receive_form(content_type, request.stream(), {"image": target}, wanted="image")
+    elif kind.startswith("image/") or kind == "application/octet-stream":
+        await receive_body(request.stream(), target)
+    else:
+        detail = f"send the image itself or a multipart form, not '{kind}'"
+        raise Problem(415, "unsupported_media_type", detail)

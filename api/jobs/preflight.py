@@ -1,0 +1,144 @@
+"""What can be found out about a job before it is queued, all at once, each with the field at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from api.errors import FieldError, Problem, field_error
+from distillation.catalogue import Resolved, resolve_student
+from distillation.class_matching import match_classes
+from distillation.known_models import teacher_shape
+from distillation.photo_files import DatasetError
+from distillation.plan import STARTER, StageTask, fingerprint, model_folder, plan, shard_count
+from distillation.recipe import Recipe
+from state.tables import Dataset
+
+DATASET = "ds_"
+MAX_SHARDS = 5000
+URL_SCHEMES = ("http://", "https://", "s3://", "gs://", "hf://")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job that may be queued."""
+
+    tasks: list[StageTask]
+    student: Resolved
+    warnings: list[str]
+
+
+def check(session: Session, recipe: Recipe) -> Checked:
+    """Plan the job.
+
+    Raises:
+        Problem: 422 ``preflight_failed``, with every error that could be found.
+    """
+    warnings: list[str] = []
+    errors = [*_shards(recipe), *_folders(recipe), *_datasets(session, recipe, warnings)]
+    student = None
+    try:
+        student = resolve(recipe)
+    except ValueError as error:
+        errors.append(_student_error(recipe, error))
+    if errors or student is None:
+        count = "1 thing stands" if len(errors) == 1 else f"{len(errors)} things stand"
+        raise Problem(422, "preflight_failed", f"{count} in the way of this job: {errors[0].message}", errors)
+    if not student.params:
+        warnings.append(f"the catalogue does not know {student.architecture}; the training process will look it up")
+    return Checked(plan(recipe, fingerprints(session)), student, warnings)
+
+
+def resolve(recipe: Recipe) -> Resolved:
+    """The student's architecture, image size and costs; which one a preset picks depends on the teacher.
+
+    Raises:
+        ValueError: no student fits the budget, or the architecture cannot be one.
+    """
+    teacher = recipe.teacher
+    shape = teacher_shape(teacher.model, teacher.pretrained, model_folder(teacher.model, "teacher"))
+    return resolve_student(recipe.student, *shape)
+
+
+def fingerprints(session: Session) -> Callable[[str], str]:
+    """Content hash of a dataset named in a recipe: of an uploaded one, a path, or a URL taken at its word."""
+
+    def fingerprint_of(name: str) -> str:
+        if name.startswith(DATASET):
+            return session.get_one(Dataset, name).bundle
+        return name if name.startswith(URL_SCHEMES) else fingerprint(str(Path(name).absolute()), "dataset")
+
+    return fingerprint_of
+
+
+def _shards(recipe: Recipe) -> list[FieldError]:
+    """A job of millions of tasks would be planned in memory, and never end."""
+    if (count := shard_count(recipe)) <= MAX_SHARDS:
+        return []
+    message = f"the images would be made by {count:,} tasks, the most is {MAX_SHARDS:,}; raise data.shard_size"
+    return [field_error("/recipe/data/shard_size", message, "too_many_tasks")]
+
+
+def _folders(recipe: Recipe) -> list[FieldError]:
+    """Local directories that are not there, or hold something else."""
+    generator, language = recipe.data.generator, recipe.data.prompts.language_model
+    wanted = [
+        ("/recipe/teacher/model", model_folder(recipe.teacher.model, "teacher"), "open_clip_config.json"),
+        ("/recipe/data/generator/model", model_folder(generator.model, "generator"), "model_index.json"),
+        ("/recipe/data/generator/lora", model_folder(generator.lora or "", "lora"), ""),
+        ("/recipe/teacher/pretrained", _absolute(recipe.teacher.pretrained), ""),
+    ]
+    if language is not None and language.kind == "transformers":
+        wanted.append(("/recipe/data/prompts/language_model/model", _absolute(language.model), "config.json"))
+    errors = []
+    for pointer, path, holds in wanted:
+        if path is None:
+            continue
+        if not path.exists():
+            hint = "; make them with 'make starter'" if path.is_relative_to(STARTER) else ""
+            message = f"{path} does not exist on this server{hint}"
+            errors.append(field_error(pointer, message, "weights_missing"))
+        elif holds and not (path / holds).is_file():
+            errors.append(field_error(pointer, f"{path} holds no {holds}", "weights_missing"))
+    return errors
+
+
+def _absolute(name: str | None) -> Path | None:
+    return Path(name) if name and name.startswith(("/", ".")) else None
+
+
+def _datasets(session: Session, recipe: Recipe, warnings: list[str]) -> list[FieldError]:
+    errors = []
+    if name := recipe.evaluation.dataset:
+        pointer = "/recipe/evaluation/dataset"
+        dataset = session.get(Dataset, name)
+        if dataset is None:
+            message = f"there is no dataset '{name}'; upload the photos with POST /v1/datasets and give the id"
+            errors.append(field_error(pointer, message, "unknown_dataset"))
+        else:
+            try:
+                warnings += match_classes(dataset.classes, recipe.domain)[1]
+            except DatasetError as error:
+                errors.append(field_error(pointer, f"{error.message}; {error.hint}", "bad_dataset"))
+    if recipe.training.agnostic is not None:
+        source, pointer = recipe.training.agnostic.source, "/recipe/training/agnostic/source"
+        if source.startswith(DATASET):
+            if session.get(Dataset, source) is None:
+                errors.append(field_error(pointer, f"there is no dataset '{source}'", "unknown_dataset"))
+        elif not source.startswith(URL_SCHEMES) and not Path(source).exists():
+            errors.append(field_error(pointer, f"{source} does not exist on this server", "unknown_dataset"))
+    return errors
+
+
+def _student_error(recipe: Recipe, error: ValueError) -> FieldError:
+    """Which of the ways to name a student was the wrong one."""
+    student = recipe.student
+    if student.architecture is not None:
+        return field_error("/recipe/student/architecture", str(error), "bad_architecture")
+    for name in ("max_params", "max_macs"):
+        if getattr(student, name) is not None:
+            return field_error(f"/recipe/student/{name}", str(error), "impossible_budget")
+    return field_error("/recipe/student", str(error), "bad_architecture")

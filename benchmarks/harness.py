@@ -1,0 +1,104 @@
+"""What every benchmark needs: calibration, interleaved rounds, ratios with intervals, a table and a JSON file.
+
+All arms of a comparison run in one process, in turns, so that whatever else the machine does falls on all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+OUT = Path("build/bench")
+console = Console()
+
+
+class Ratio(NamedTuple):
+    """A median of per-round ratios with its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f}x [{self.low:.2f}, {self.high:.2f}]"
+
+
+def matmul_flops(dtype: torch.dtype, device: str = "cpu", *, side: int = 2048, seconds: float = 1.0) -> float:
+    """Best floating-point operations per second of a square matrix product with this machine's threads."""
+    a = torch.randn(side, side, device=device).to(dtype)
+    b = torch.randn(side, side, device=device).to(dtype)
+    best, began = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        a @ b
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def synchronize(device: str = "cpu") -> None:
+    """Wait for a GPU's queue; does nothing on a CPU."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def interleaved(arms: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of each arm in each round. One round of every arm first, unmeasured; the order turns each round."""
+    names = list(arms)
+    for name in names:
+        arms[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            synchronize(device)
+            start = time.perf_counter()
+            arms[name]()
+            synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float], *, draws: int = 4000) -> Ratio:
+    """How many times ``fast`` is faster, from the seconds of rounds run side by side."""
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    chooser = random.Random(0)
+    medians = sorted(statistics.median(chooser.choices(ratios, k=len(ratios))) for _ in range(draws))
+    return Ratio(statistics.median(ratios), medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1])
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(f"{item:,.1f}" if isinstance(item, float) else str(item) for item in row))
+    console.print(table)
+
+
+def write_json(name: str, content: Mapping[str, Any]) -> Path:
+    """Write ``build/bench/NAME.json`` with the machine's description."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    path = OUT / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **content}, indent=2) + "\n", encoding="utf-8")
+    console.print(f"written: {path}")
+    return path

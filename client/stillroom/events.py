@@ -1,0 +1,123 @@
+"""A job's events as they happen: server-sent events, read across lost connections.
+
+Every event carries an id. After a lost connection the stream is opened again with `Last-Event-ID`, so nothing is
+missed, and an event that comes twice is given once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import cast
+
+import httpx
+
+from stillroom.errors import Unreachable, error_of
+from stillroom.schemas import OVER, Event
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+
+
+@dataclass(frozen=True)
+class Message:
+    """One server-sent event, or (`data` empty) only a new `retry` time."""
+
+    id: str
+    event: str
+    data: str
+    retry: float | None
+
+
+def read_messages(lines: Iterable[str]) -> Iterator[Message]:
+    """Parse a `text/event-stream` (WHATWG HTML, section 9.2). A message cut off by the end is dropped.
+
+    Args:
+        lines: the stream's lines, without line ends.
+    """
+    last_id, event, data, retry = "", "", list[str](), None
+    for line in lines:
+        if line == "":
+            if data or retry is not None:
+                yield Message(last_id, event or "message", "\n".join(data), retry)
+            event, data, retry = "", [], None
+            continue
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "id" and "\0" not in value:
+            last_id = value
+        elif name == "event":
+            event = value
+        elif name == "data":
+            data.append(value)
+        elif name == "retry" and value.isascii() and value.isdigit():
+            retry = int(value) / 1000
+
+
+def follow(
+    connect: Callable[[int], AbstractContextManager[httpx.Response]],
+    is_over: Callable[[int], bool],
+    after: int = 0,
+    patience: float = 120.0,
+) -> Iterator[Event]:
+    """Yield events with ids above `after` until the job is over.
+
+    Args:
+        connect: opens the stream that starts after an event id.
+        is_over: whether the job has ended and has no event after the id given.
+        patience: seconds without any answer after which to give up.
+
+    Raises:
+        Unreachable: no answer for `patience` seconds.
+        ApiError: the service refused the stream.
+    """
+    pause, silent_since = FIRST_PAUSE, time.monotonic()
+    while True:
+        reason = "the stream ended"
+        try:
+            with connect(after) as response:
+                if response.status_code < 500:
+                    if response.status_code != 200:
+                        response.read()
+                        raise error_of(response)
+                    pause, silent_since = FIRST_PAUSE, time.monotonic()
+                    for message in read_messages(response.iter_lines()):
+                        pause = message.retry if message.retry is not None else pause
+                        silent_since = time.monotonic()
+                        event = _event(message)
+                        if event is None or event["id"] <= after:
+                            continue
+                        after = event["id"]
+                        yield event
+                        # An ending in the log may be followed by a retry, so ask rather than believe it.
+                        if _ends(event) and is_over(after):
+                            return
+                else:
+                    reason = f"HTTP status {response.status_code}"
+            if is_over(after):
+                return
+        except (httpx.TransportError, Unreachable) as error:
+            reason = str(error) or type(error).__name__
+        if time.monotonic() - silent_since > patience:
+            raise Unreachable("the service", f"no events for {patience:.0f} s ({reason})")
+        time.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _event(message: Message) -> Event | None:
+    """The event in a message; None for anything else (a ping, a new retry time)."""
+    try:
+        content = json.loads(message.data)
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or "type" not in content:
+        return None
+    if "id" not in content and message.id.isdigit():
+        content["id"] = int(message.id)
+    return cast(Event, content) if isinstance(content.get("id"), int) else None
+
+
+def _ends(event: Event) -> bool:
+    return event["type"] == "status" and (event.get("data") or {}).get("status") in OVER

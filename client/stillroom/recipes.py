@@ -1,0 +1,85 @@
+"""The recipe that `submit` sends: a YAML or JSON file, flags, or a file changed by flags.
+
+Only put together here: the service checks every field, so there is one set of rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stillroom.errors import BadInput
+
+SIZE_KEYS = ("size", "architecture", "max_params", "max_macs")
+LENGTH_KEYS = ("epochs", "steps", "minutes")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A recipe file as a dictionary (JSON is YAML).
+
+    Raises:
+        BadInput: it cannot be read, is not YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path} is not valid YAML or JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} holds no recipe: it must be a mapping with at least `domain`")
+    return content
+
+
+def apply_flags(
+    recipe: dict[str, Any],
+    *,
+    domain: str | None,
+    superclass: str | None,
+    classes: Sequence[str],
+    size: str | None,
+    images_per_class: int | None,
+    dataset: str | None,
+    steps: int | None,
+    minutes: float | None,
+) -> dict[str, Any]:
+    """The recipe with what the flags say put in; the way of giving a size or a length that a flag replaces is removed.
+
+    Raises:
+        BadInput: a section of the recipe that a flag belongs to is not a mapping.
+    """
+    changes: list[tuple[str, str, Any]] = [
+        ("domain", "name", domain),
+        ("domain", "superclass", superclass),
+        ("domain", "classes", list(classes) or None),
+        ("student", "size", size),
+        ("data", "images_per_class", images_per_class),
+        ("evaluation", "dataset", dataset),
+        ("training", "steps", steps),
+        ("training", "minutes", minutes),
+    ]
+    result = dict(recipe)
+    for section, key, value in changes:
+        if value is None:
+            continue
+        old = result.get(section) or {}
+        if not isinstance(old, dict):
+            raise BadInput(f"`{section}` in the recipe must be a mapping; --{key.replace('_', '-')} belongs into it")
+        exclusive = SIZE_KEYS if key in SIZE_KEYS else LENGTH_KEYS if key in LENGTH_KEYS else ()
+        result[section] = {name: item for name, item in old.items() if name not in exclusive} | {key: value}
+    return result
+
+
+def pairs(items: Sequence[str]) -> dict[str, str]:
+    """`["team=vision"]` as a dictionary.
+
+    Raises:
+        BadInput: an item has no `=`.
+    """
+    wrong = [item for item in items if not item.partition("=")[1] or not item.partition("=")[0]]
+    if wrong:
+        raise BadInput(f"metadata is given as key=value, not {wrong[0]!r}")
+    return {key: value for key, _, value in (item.partition("=") for item in items)}

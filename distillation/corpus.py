@@ -1,0 +1,178 @@
+"""The training images: memory-mapped uint8 pixels, cached views and teacher features, gathered batch by batch.
+
+Nothing is copied into memory but the batch itself; on CUDA everything moves to the GPU once, where it fits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+DEVICE_SHARE = 0.6
+"""Share of the free GPU memory that resident images may take; the rest is for the step."""
+HOLDOUT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Views of ``n`` images.
+
+    Args:
+        images: uint8 ``(n, side, side, 3)``, uncropped.
+        views: the crop and flip of each, float32 ``(n, 5)``.
+        features: the teacher's features of these views, float32 ``(n, d)``.
+        caption: index of each image's caption, int64 ``(n,)``, where captions were read.
+    """
+
+    images: Tensor
+    views: Tensor
+    features: Tensor
+    caption: Tensor | None
+
+
+@dataclass
+class Corpus:
+    """Images of one or more stage folders with the layout of a generate shard (pixels, views, features, holdout).
+
+    Args:
+        shards: ``(pixels, views, features)`` of each folder, memory-mapped.
+        rows: shard and row of every training image, int64 ``(count, 2)``.
+        captions: distinct captions, empty unless read.
+        caption: the caption of every training image ``(count,)``.
+    """
+
+    folders: Sequence[Path]
+    shards: list[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float16]]]
+    rows: NDArray[np.int64]
+    captions: list[str]
+    caption: NDArray[np.int64]
+    device: torch.device
+    _resident: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(cls, folders: Sequence[Path], device: torch.device, *, with_captions: bool = False) -> Corpus:
+        """Map the folders; on CUDA, move the training images to the GPU if they fit.
+
+        Raises:
+            ValueError: there is no training image, or the folders do not belong together.
+        """
+        shards, rows = [], []
+        for index, folder in enumerate(folders):
+            arrays = tuple(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "views", "features"))
+            shards.append(arrays)
+            training = np.flatnonzero(~np.load(folder / "holdout.npy"))
+            rows.append(np.stack([np.full_like(training, index), training], axis=1))
+        if len({tuple(array.shape[1:] for array in shard) for shard in shards}) != 1:
+            raise ValueError("the shards differ in image size, views or feature width; they are of different recipes")
+        where = np.concatenate(rows).astype(np.int64)
+        if not len(where):
+            raise ValueError("no image is left to train on; make more images or hold out a smaller share")
+        names, caption = _captions(folders, where) if with_captions else ([], np.zeros(0, np.int64))
+        corpus = cls(folders, shards, where, names, caption, device)
+        if device.type == "cuda":
+            corpus._move_to_device()
+        return corpus
+
+    @property
+    def count(self) -> int:
+        """Number of training images."""
+        return len(self.rows)
+
+    @property
+    def views(self) -> int:
+        """Cached views of each image."""
+        return int(self.shards[0][1].shape[1])
+
+    def batch(self, seen: int, size: int, seed: int) -> TrainingBatch:
+        """The ``size`` images that come after the first ``seen`` of an endless stream.
+
+        Each epoch is a new permutation, and an image shows its next cached view in each. The stream depends on
+        ``seed`` alone, so a resumed training sees what an unbroken one would have.
+        """
+        positions = np.arange(seen, seen + size)
+        epochs = positions // self.count
+        images = np.empty(size, np.int64)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            images[chosen] = _permutation(self.count, seed, int(epoch))[positions[chosen] % self.count]
+        pixels, views, features = self._gather(images, (images + epochs) % self.views)
+        caption = torch.from_numpy(self.caption[images]).to(self.device) if len(self.caption) else None
+        return TrainingBatch(pixels, views, features.float(), caption)
+
+    def holdout(self, limit: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """At most ``limit`` held-out images, spread evenly over all, in batches.
+
+        Yields:
+            uint8 pixels, the teacher's float32 features of the whole images, labels (-1: none).
+        """
+        held_out = [np.flatnonzero(np.load(folder / "holdout.npy")) for folder in self.folders]
+        step = max(1, -(-sum(map(len, held_out)) // limit))
+        skipped = 0
+        for folder, (pixels, _, _), rows in zip(self.folders, self.shards, held_out, strict=True):
+            whole, labels = np.load(folder / "whole.npy", mmap_mode="r"), np.load(folder / "labels.npy")
+            chosen = rows[-skipped % step :: step]
+            skipped += len(rows)
+            for start in range(0, len(chosen), HOLDOUT_BATCH):
+                part = chosen[start : start + HOLDOUT_BATCH]
+                images, features = torch.from_numpy(pixels[part]), torch.from_numpy(whole[part].astype(np.float32))
+                yield images.to(self.device), features.to(self.device), torch.from_numpy(labels[part]).to(self.device)
+
+    def _gather(self, images: NDArray[np.int64], view: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        if self._resident is not None:
+            pixels, views, features = self._resident
+            index, which = torch.from_numpy(images).to(self.device), torch.from_numpy(view).to(self.device)
+            return pixels[index], views[index, which], features[index, which]
+        shard, row = self.rows[images].T
+        arrays: Sequence[NDArray[Any]] = self.shards[0]
+        found = [np.empty((len(images), *_row_shape(array, kind)), array.dtype) for kind, array in enumerate(arrays)]
+        for number in np.unique(shard):
+            chosen = np.flatnonzero(shard == number)
+            pixels_, views_, features_ = self.shards[number]
+            found[0][chosen] = pixels_[row[chosen]]
+            found[1][chosen] = views_[row[chosen], view[chosen]]
+            found[2][chosen] = features_[row[chosen], view[chosen]]
+        gathered = [torch.from_numpy(array) for array in found]
+        if self.device.type == "cuda":
+            gathered = [tensor.pin_memory().to(self.device, non_blocking=True) for tensor in gathered]
+        return gathered[0], gathered[1], gathered[2]
+
+    def _move_to_device(self) -> None:
+        size = sum(self.count * array[0].nbytes for array in self.shards[0])
+        if size > DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            return
+        parts: list[list[Tensor]] = [[], [], []]
+        for number, shard in enumerate(self.shards):
+            rows = self.rows[self.rows[:, 0] == number, 1]
+            arrays: Sequence[NDArray[Any]] = shard
+            for part, array in zip(parts, arrays, strict=True):
+                part.append(torch.from_numpy(array[rows]).to(self.device))
+        self._resident = (torch.cat(parts[0]), torch.cat(parts[1]), torch.cat(parts[2]))
+
+
+def _row_shape(array: NDArray[Any], kind: int) -> tuple[int, ...]:
+    """Shape of what is gathered for one image: all pixels, but a single view and its features."""
+    return array.shape[1:] if kind == 0 else array.shape[2:]
+
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _captions(folders: Sequence[Path], rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    """Distinct prompts of the training images, and each image's index among them."""
+    prompts = [
+        [json.loads(line)["prompt"] for line in (folder / "images.jsonl").read_text(encoding="utf-8").splitlines()]
+        for folder in folders
+    ]
+    names, index = np.unique([prompts[shard][row] for shard, row in rows], return_inverse=True)
+    return [str(name) for name in names], index.astype(np.int64)

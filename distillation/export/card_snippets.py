@@ -1,0 +1,59 @@
+"""The model card's examples. A test runs them as they stand."""
+
+from __future__ import annotations
+
+OPEN_CLIP_SNIPPET = """\
+import json
+import open_clip
+import torch
+from PIL import Image
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:.")
+tokenizer = open_clip.get_tokenizer("local-dir:.")
+model.eval()
+domain = json.load(open("labels.json", encoding="utf-8"))
+texts = [domain["templates"][0].format(label) for label in domain["labels"]]
+with torch.inference_mode():
+    image = model.encode_image(preprocess(Image.open("photo.jpg")).unsqueeze(0), normalize=True)
+    text = model.encode_text(tokenizer(texts), normalize=True)
+    probabilities = (model.logit_scale.exp() * image @ text.T).softmax(dim=-1)[0]
+print(domain["labels"][int(probabilities.argmax())], float(probabilities.max()))
+"""
+
+_ONNX_HEAD = """\
+import json
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+labels = json.load(open("labels.json", encoding="utf-8"))["labels"]
+cfg = json.load(open("preprocess.json", encoding="utf-8"))
+image = Image.open("photo.jpg").convert("RGB")
+"""
+
+_ONNX_TAIL = """\
+pixels = (np.asarray(image, dtype=np.float32) / 255 - cfg["mean"]) / cfg["std"]
+batch = pixels.transpose(2, 0, 1)[None].astype(np.float32)
+session = onnxruntime.InferenceSession("classifier.onnx")
+probabilities = session.run(None, {"image": batch})[0][0]
+print(labels[int(probabilities.argmax())], float(probabilities.max()))
+"""
+
+ONNX_SNIPPET = (
+    _ONNX_HEAD
+    + """\
+side = min(image.size)
+left, top = (image.width - side) // 2, (image.height - side) // 2
+square = (left, top, left + side, top + side)
+image = image.resize((cfg["size"], cfg["size"]), Image.Resampling[cfg["interpolation"].upper()], box=square)
+"""
+    + _ONNX_TAIL
+)
+
+ONNX_SQUASH_SNIPPET = (
+    _ONNX_HEAD
+    + """\
+image = image.resize((cfg["size"], cfg["size"]), Image.Resampling[cfg["interpolation"].upper()])
+"""
+    + _ONNX_TAIL
+)

@@ -1,0 +1,117 @@
+"""Teachers, generators and losses that the catalogue shows, with what a user must know of them. Torch-free data.
+
+Anything else that open_clip or diffusers can load works too. Licences are repeated from the models' cards and may
+change there: read them before using the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TeacherRow:
+    """An open_clip model. ``params_image_tower`` and ``params_total`` are 0 where the shipped weights decide."""
+
+    model: str
+    pretrained: str | None
+    image_size: int
+    embed_dim: int
+    params_image_tower: int
+    params_total: int
+    licence: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GeneratorRow:
+    """A diffusers text-to-image pipeline with settings to begin with; a hub id also needs a pinned ``revision``."""
+
+    model: str
+    lora: str | None
+    steps: int
+    guidance: float
+    size: int
+    licence: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """A loss on L2-normalised features: s of the student, t of the teacher, n images."""
+
+    name: str
+    formula: str
+    source: str
+    note: str = ""
+
+
+TEACHERS = (
+    TeacherRow("starter", None, 96, 256, 0, 0, "non-commercial (trained on Tiny ImageNet photos)", "works offline"),
+    TeacherRow("ViT-B-32", "datacomp_xl_s13b_b90k", 224, 512, 87_849_216, 151_277_313, "MIT", "the paper's teacher"),
+    TeacherRow("ViT-B-32", "laion2b_s34b_b79k", 224, 512, 87_849_216, 151_277_313, "MIT"),
+    TeacherRow("ViT-B-16", "datacomp_xl_s13b_b90k", 224, 512, 86_192_640, 149_620_737, "MIT"),
+    TeacherRow(
+        "ViT-L-14", "datacomp_xl_s13b_b90k", 224, 768, 303_966_208, 427_616_513, "MIT", "stronger; 18 times the work"
+    ),
+    TeacherRow("ViT-B-16-SigLIP", "webli", 224, 768, 92_884_224, 203_155_970, "Apache-2.0"),
+)
+
+GENERATORS = (
+    GeneratorRow("starter", None, 8, 3.0, 64, "non-commercial (trained on Tiny ImageNet photos)", "works offline"),
+    GeneratorRow(
+        "Lykon/dreamshaper-7",
+        "latent-consistency/lcm-lora-sdv1-5",
+        6,
+        0.5,
+        512,
+        "CreativeML OpenRAIL-M: use restrictions",
+        "the paper's code",
+    ),
+    GeneratorRow(
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        "latent-consistency/lcm-lora-sdxl",
+        6,
+        0.5,
+        1024,
+        "CreativeML OpenRAIL++-M: use restrictions",
+        "the paper's code, several GPUs",
+    ),
+    GeneratorRow("stabilityai/sdxl-turbo", None, 1, 0.0, 512, "Stability AI: not for commercial use", "one step"),
+    GeneratorRow("stabilityai/sd-turbo", None, 1, 0.0, 512, "Stability AI: not for commercial use", "one step"),
+)
+
+LOSSES = (
+    LossRow("l2", "mean over i of ||s_i - t_i||, not squared", "arXiv 2404.16637", "the default"),
+    LossRow("mse", "mean over i and dimensions of (s - t)^2", "CLIP-KD's FD, arXiv 2307.12732"),
+    LossRow("cosine", "mean over i of 1 - s_i . t_i", "half the squared L2 distance"),
+    LossRow("i2i", "InfoNCE of s_i against all t_j, at the teacher's temperature", "arXiv 2404.16637"),
+    LossRow(
+        "contrastive",
+        "mean of InfoNCE(s, text) and InfoNCE(text, s), text = the teacher's features of the images' prompts",
+        "arXiv 2404.16637",
+        "learns spurious features of synthetic images; for comparison",
+    ),
+)
+
+
+def teacher_shape(model: str, pretrained: str | None, folder: Path | None) -> tuple[int, int]:
+    """Image size and embedding width of a teacher, without loading it.
+
+    Args:
+        folder: its local open_clip directory, if it has one.
+
+    A model that neither a folder nor the catalogue describes is taken for one of 224 pixels and 512 dimensions, which
+    decides only the estimate and the tier of students; the training process reads the real values.
+    """
+    config = folder / "open_clip_config.json" if folder is not None else None
+    if config is not None and config.is_file():
+        described = json.loads(config.read_text(encoding="utf-8"))["model_cfg"]
+        size = described["vision_cfg"].get("image_size", 224)
+        return int(size if isinstance(size, int) else size[0]), int(described["embed_dim"])
+    for row in TEACHERS:
+        if row.model == model and row.pretrained in (pretrained, None):
+            return row.image_size, row.embed_dim
+    return 224, 512

@@ -1,0 +1,85 @@
+"""The whole job without any service: every stage in turn, in folders under one output folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distillation.datasets import import_dataset
+from distillation.plan import StageTask, fingerprint, plan
+from distillation.protocol import Request, StageError
+from distillation.recipe import Recipe
+
+Listener = Callable[[StageTask, dict[str, Any]], None]
+
+
+def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
+    """Run ``recipe`` into ``out``; stages already done there are kept. Returns the encoder's folder.
+
+    Each stage runs in a child process, as under the service, so that its memory goes when it ends.
+
+    Raises:
+        StageError: a stage failed.
+    """
+    external = _external_inputs(recipe, out)
+    tasks = plan(recipe, lambda name: fingerprint(str(external[name]), "dataset"))
+    folders: dict[str, list[Path]] = {}
+    for task in tasks:
+        folder = out / "stages" / f"{task.stage}-{task.shard}-{task.key[:12]}"
+        folders.setdefault(task.stage, []).append(folder)
+        if (folder / "manifest.json").is_file():
+            on_event(task, {"event": "reused"})
+            continue
+        inputs = {name: folders[name] for name in task.needs}
+        if task.stage == "evaluate" and recipe.evaluation.dataset:
+            inputs["dataset"] = [external[recipe.evaluation.dataset]]
+        if task.stage == "agnostic" and recipe.training.agnostic:
+            inputs["agnostic_source"] = [external[recipe.training.agnostic.source]]
+        folder.mkdir(parents=True, exist_ok=True)
+        _run_in_child(Request(task.stage, task.shard, task.key, recipe, inputs, folder), task, on_event)
+    encoder = out / "encoder"
+    shutil.rmtree(encoder, ignore_errors=True)
+    shutil.copytree(folders["export"][0] / "encoder", encoder)
+    shutil.copyfile(folders["export"][0] / "report.json", out / "report.json")
+    return encoder
+
+
+def _external_inputs(recipe: Recipe, out: Path) -> dict[str, Path]:
+    """Datasets named in the recipe by path, converted once into the dataset layout."""
+    names = [recipe.evaluation.dataset, recipe.training.agnostic.source if recipe.training.agnostic else None]
+    converted: dict[str, Path] = {}
+    for index, name in enumerate(names):
+        if name is None:
+            continue
+        source, folder = Path(name), out / "datasets" / f"{index}-{Path(name).stem}"
+        if (source / "dataset.json").is_file():
+            folder = source
+        elif not (folder / "dataset.json").is_file():
+            import_dataset(source, folder)
+        converted[name] = folder
+    return converted
+
+
+def _run_in_child(request: Request, task: StageTask, on_event: Listener) -> None:
+    request_file = request.out / "request.json"
+    request.write(request_file)
+    command = [sys.executable, "-m", "distillation", "stage", str(request_file)]
+    failure = StageError("internal", f"stage {task.stage} ended without a word", "look at its output above")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[1]) as child:
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                event = json.loads(line)
+                if event["event"] == "error":
+                    failure = StageError(event["code"], event["message"], event["hint"], event["field"])
+                on_event(task, event)
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode != 0:
+        raise failure

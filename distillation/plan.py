@@ -1,0 +1,190 @@
+"""From a recipe to tasks: which stages, how many shards, and the key that names each output.
+
+A key is the hash of everything that decides the output, so two jobs with equal keys share it: another student on
+the same domain and teacher reuses every image and every teacher feature. Torch-free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from distillation.catalogue import resolve_student
+from distillation.recipe import Recipe
+
+ENGINE = 1
+"""Raised when a change of code changes outputs: old keys then no longer match."""
+
+STARTER = Path(__file__).resolve().parents[1] / "starter" / "weights"
+STAGES = ("prompts", "generate", "agnostic", "distil", "evaluate", "export")
+NEEDS: dict[str, tuple[str, ...]] = {
+    "prompts": (),
+    "generate": ("prompts",),
+    "agnostic": (),
+    "distil": ("generate", "agnostic"),
+    "evaluate": ("generate", "distil"),
+    "export": ("generate", "distil", "evaluate"),
+}
+QUEUES = {
+    "prompts": "generate",
+    "generate": "generate",
+    "agnostic": "distil",
+    "distil": "distil",
+    "evaluate": "evaluate",
+    "export": "export",
+}
+WHOLE_FILE_BYTES = 64 << 20
+DEFAULT_EPOCHS = 20.0
+
+
+@dataclass(frozen=True)
+class StageTask:
+    """One task of a job. ``needs`` names the stages that must be done first."""
+
+    stage: str
+    shard: int
+    key: str
+    needs: tuple[str, ...]
+
+
+def resolve_model(model: str, kind: str) -> str:
+    """``starter`` becomes the directory of the shipped weights; anything else stays.
+
+    Args:
+        kind: ``teacher`` or ``generator``.
+    """
+    return str(STARTER / kind) if model == "starter" else model
+
+
+def model_folder(model: str, kind: str) -> Path | None:
+    """The local directory of a model, or None for one on a hub or built into open_clip."""
+    name = resolve_model(model, kind).removeprefix("local-dir:")
+    return Path(name) if name.startswith(("/", ".")) else None
+
+
+def fingerprint(model: str, kind: str, *details: str | None) -> str:
+    """What identifies a model's weights: a hash of the files, or the hub id with its pinned revision or tag."""
+    folder = model_folder(model, kind)
+    if folder is None:
+        return "@".join([model, *(detail for detail in details if detail)])
+    if not folder.is_dir():
+        return f"missing:{folder}"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return _digest([[p.relative_to(folder).as_posix(), _file_fingerprint(p, p.stat().st_mtime_ns)] for p in files])
+
+
+def plan(recipe: Recipe, fingerprint_of: Callable[[str], str]) -> list[StageTask]:
+    """The tasks of one job, in an order in which each comes after what it needs.
+
+    Args:
+        fingerprint_of: content hash of a dataset, by the name the recipe gives it.
+
+    Raises:
+        ValueError: the student cannot be resolved (unknown preset, impossible budget).
+    """
+    domain, data, training = recipe.domain, recipe.data, recipe.training
+    teacher = fingerprint(recipe.teacher.model, "teacher", recipe.teacher.pretrained, recipe.teacher.revision)
+    generator = fingerprint(data.generator.model, "generator", data.generator.revision, data.generator.lora)
+    classes = [item.model_dump(mode="json") for item in domain.classes]
+
+    prompts = _digest(["prompts", classes, domain.superclass, data.prompts.model_dump(mode="json"), data.seed])
+    generate_parts = [
+        "generate",
+        prompts,
+        generator,
+        teacher,
+        data.generator.model_dump(mode="json", exclude={"model", "batch_size", "licence"}),
+        data.filter.model_dump(mode="json"),
+        [data.images_per_class, data.holdout, data.shard_size, data.seed],
+        list(domain.templates),
+        [training.views, training.crop_scale, training.flip],
+    ]
+    shards = [_digest([*generate_parts, shard]) for shard in range(shard_count(recipe))]
+    tasks = [StageTask("prompts", 0, prompts, ())]
+    tasks += [StageTask("generate", shard, key, NEEDS["generate"]) for shard, key in enumerate(shards)]
+
+    student_parts = [recipe.student.model_dump(mode="json"), _base_fingerprint(recipe), teacher]
+    schedule = training.model_dump(mode="json", exclude={"checkpoint_seconds", "agnostic"})
+    agnostic = None
+    if training.agnostic is not None:
+        source = fingerprint_of(training.agnostic.source)
+        agnostic = _digest(
+            ["agnostic", student_parts, schedule, training.agnostic.model_dump(mode="json", exclude={"source"}), source]
+        )
+        tasks.append(StageTask("agnostic", 0, agnostic, NEEDS["agnostic"]))
+
+    distil = _digest(["distil", shards, agnostic, student_parts, schedule])
+    dataset = fingerprint_of(recipe.evaluation.dataset) if recipe.evaluation.dataset else None
+    evaluate = _digest(["evaluate", distil, dataset, classes, list(domain.templates)])
+    names = [domain.name, recipe.teacher.licence, data.generator.licence, recipe.evaluation.latency]
+    export = _digest(["export", evaluate, recipe.exports.model_dump(mode="json"), names])
+    needs = tuple(stage for stage in NEEDS["distil"] if stage != "agnostic" or agnostic)
+    return [
+        *tasks,
+        StageTask("distil", 0, distil, needs),
+        StageTask("evaluate", 0, evaluate, NEEDS["evaluate"]),
+        StageTask("export", 0, export, NEEDS["export"]),
+    ]
+
+
+def image_count(recipe: Recipe) -> int:
+    return recipe.data.images_per_class * len(recipe.domain.classes)
+
+
+def shard_count(recipe: Recipe) -> int:
+    return -(-image_count(recipe) // recipe.data.shard_size)
+
+
+def step_count(recipe: Recipe) -> int | None:
+    """Optimiser steps of the domain-specific phase, or None under a time budget."""
+    training = recipe.training
+    if training.minutes is not None:
+        return None
+    if training.steps is not None:
+        return training.steps
+    images = image_count(recipe) * (1 - recipe.data.holdout)
+    return max(1, round(images * (training.epochs or DEFAULT_EPOCHS) / training.batch_size))
+
+
+def base_student(recipe: Recipe) -> Path | None:
+    """The folder of the base student that the job starts from, or None for a start from scratch."""
+    if recipe.student.init != "base" or recipe.teacher.model != "starter":
+        return None
+    chosen = resolve_student(recipe.student, *starter_teacher_shape())
+    for folder in sorted((STARTER / "students").glob("*/student.json")):
+        described = json.loads(folder.read_text(encoding="utf-8"))
+        if (described["architecture"], described["image_size"]) == (chosen.architecture, chosen.image_size):
+            return folder.parent
+    return None
+
+
+def starter_teacher_shape() -> tuple[int, int]:
+    """Image size and embedding width of the starter teacher."""
+    config = json.loads((STARTER / "teacher" / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    return int(config["vision_cfg"]["image_size"]), int(config["embed_dim"])
+
+
+def _base_fingerprint(recipe: Recipe) -> str | None:
+    folder = base_student(recipe)
+    return None if folder is None else fingerprint(str(folder), "student")
+
+
+def _digest(content: Iterable[Any]) -> str:
+    return hashlib.sha256(json.dumps([ENGINE, *content], sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _file_fingerprint(path: Path, _changed_at: int) -> str:
+    """Whole files up to 64 MB are hashed; of larger ones the size and both ends, to plan in milliseconds."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= WHOLE_FILE_BYTES:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        ends = file.read(1 << 20)
+        file.seek(-(1 << 20), 2)
+        return hashlib.sha256(ends + file.read() + str(size).encode()).hexdigest()

@@ -1,0 +1,182 @@
+"""What a stage's child process and its supervisor say to each other: one request file, JSON lines on stdout.
+
+Torch-free: the supervisor imports it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+from distillation.recipe import Recipe
+
+INTERRUPTED = 75
+"""Exit status of a child that stopped on SIGTERM with its work saved (EX_TEMPFAIL)."""
+
+PROGRESS_SECONDS = 0.5
+RECORDED_PACKAGES = ("torch", "open_clip_torch", "timm", "diffusers", "transformers", "onnxruntime", "numpy")
+
+
+class StageError(Exception):
+    """A stage failed in a way its user can understand.
+
+    Args:
+        code: machine-readable reason, e.g. ``weights_missing``.
+        message: what happened.
+        hint: what to do.
+        field: the recipe's field at fault, e.g. ``teacher.pretrained``.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint, self.field = code, message, hint, field
+
+
+class Interrupted(Exception):
+    """The stage was asked to stop and has saved its work."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a stage is asked to do.
+
+    Args:
+        inputs: folders made by earlier stages, and ``dataset`` / ``agnostic_source`` folders, by name.
+        out: the folder to write; may hold the unfinished work of an earlier attempt.
+    """
+
+    stage: str
+    shard: int
+    key: str
+    recipe: Recipe
+    inputs: dict[str, list[Path]]
+    out: Path
+
+    @classmethod
+    def read(cls, path: Path) -> Request:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            stage=content["stage"],
+            shard=content["shard"],
+            key=content["key"],
+            recipe=Recipe.model_validate(content["recipe"]),
+            inputs={name: [Path(p) for p in paths] for name, paths in content["inputs"].items()},
+            out=Path(content["out"]),
+        )
+
+    def write(self, path: Path) -> None:
+        content = {
+            "stage": self.stage,
+            "shard": self.shard,
+            "key": self.key,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "inputs": {name: [str(p) for p in paths] for name, paths in self.inputs.items()},
+            "out": str(self.out),
+        }
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@dataclass
+class Reporter:
+    """Writes the child's JSON lines; progress is throttled, the last of a run always gets out."""
+
+    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    stop_requested: bool = False
+    _last: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
+    _first_done: int | None = None
+
+    def progress(self, done: int, total: int, unit: str, rate: float | None = None, **metrics: float) -> None:
+        """Say how far the stage is; ``rate`` in units per second is measured here unless given."""
+        now = time.monotonic()
+        if self._first_done is None:
+            self._first_done, self._began = done, now
+        if now - self._last < PROGRESS_SECONDS and done < total:
+            return
+        self._last = now
+        if rate is None and now > self._began:
+            rate = (done - self._first_done) / (now - self._began)
+        self._write(event="progress", done=done, total=total, unit=unit, rate=round(rate or 0.0, 2), metrics=metrics)
+
+    def checkpoint(self, step: int, path: str, **metrics: float) -> None:
+        """Say that ``path`` (relative to the output folder) now holds a whole checkpoint."""
+        self._write(event="checkpoint", step=step, path=path, metrics=metrics)
+
+    def warning(self, code: str, message: str) -> None:
+        self._write(event="warning", code=code, message=message)
+
+    def error(self, error: StageError) -> None:
+        self._write(event="error", code=error.code, message=error.message, hint=error.hint, field=error.field)
+
+    def done(self, summary: dict[str, Any]) -> None:
+        self._write(event="done", summary=summary)
+
+    def _write(self, **content: Any) -> None:
+        print(json.dumps(content), file=self.stream, flush=True)
+
+
+def stop_on_sigterm(report: Reporter) -> None:
+    """Let SIGTERM set ``report.stop_requested``; stages look at it between batches."""
+
+    def handler(_signal: int, _frame: object) -> None:
+        report.stop_requested = True
+
+    signal.signal(signal.SIGTERM, handler)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide results."""
+    found = {"python": sys.version.split()[0]}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_manifest(request: Request, summary: dict[str, Any], seconds: float) -> None:
+    """List every output with hash and size; its presence says that the stage is done."""
+    files = [
+        {"name": path.relative_to(request.out).as_posix(), "sha256": file_sha256(path), "size": path.stat().st_size}
+        for path in sorted(request.out.rglob("*"))
+        if path.is_file() and path.name not in {"manifest.json", "request.json"} and "checkpoints" not in path.parts
+    ]
+    content = {
+        "stage": request.stage,
+        "shard": request.shard,
+        "key": request.key,
+        "seconds": round(seconds, 3),
+        "versions": versions(),
+        "seed": request.recipe.data.seed,
+        "files": files,
+        "summary": summary,
+    }
+    write_atomically(request.out / "manifest.json", json.dumps(content, indent=1) + "\n")
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Write a text file so that readers see the old one or the whole new one."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+Stage = Callable[[Request, Reporter], dict[str, Any]]

@@ -1,0 +1,316 @@
+"""The recipe: everything that decides a job's result, validated. No torch here: the API and the CLI import it.
+
+Unknown keys are refused and every error is reported at once, each with the path of its field.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive"]
+SizePreset = Literal["xs", "s", "m", "l"]
+MAX_CLASSES = 5000
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values are frozen once validated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class ClassSpec(Section):
+    """One class of the domain."""
+
+    name: str = Field(min_length=1, max_length=120, description="The name used in prompts and in the results.")
+    synonyms: tuple[str, ...] = Field((), description="Other names; averaged into the zero-shot head.")
+    description: str = Field("", max_length=500, description="A few words that set the class apart, used in prompts.")
+
+
+class Domain(Section):
+    """What the student must recognise, in words."""
+
+    name: str = Field(min_length=1, max_length=80, description="The domain's name, for people.")
+    superclass: str = Field("", max_length=80, description="What all classes are ('food', 'vehicle'); used in prompts.")
+    classes: tuple[ClassSpec, ...] = Field(
+        description="The classes: names, or objects with `name`, `synonyms`, `description`. 2 to 5,000."
+    )
+    templates: tuple[str, ...] = Field(
+        ("a photo of a {}",), min_length=1, description="Evaluation prompts; `{}` stands for the class name."
+    )
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_are_classes(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [{"name": item} if isinstance(item, str) else item for item in value]
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, value: tuple[ClassSpec, ...]) -> tuple[ClassSpec, ...]:
+        if len(value) < 2:
+            raise ValueError(f"a domain needs at least 2 classes, this one has {len(value)}")
+        if len(value) > MAX_CLASSES:
+            raise ValueError(f"a domain may have at most {MAX_CLASSES} classes, this one has {len(value)}")
+        seen: dict[str, int] = {}
+        doubled = []
+        for index, item in enumerate(value):
+            for name in {item.name.casefold(), *(s.casefold() for s in item.synonyms)}:
+                if seen.setdefault(name, index) != index:
+                    doubled.append(f"'{name}' (classes {seen[name] + 1} and {index + 1})")
+        if doubled:
+            raise ValueError("these names stand for more than one class: " + ", ".join(doubled[:10]))
+        return value
+
+    @field_validator("templates")
+    @classmethod
+    def _check_templates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for template in value:
+            if [name for _, name, _, _ in string.Formatter().parse(template) if name is not None] != [""]:
+                raise ValueError(f"the template {template!r} must contain {{}} exactly once, for the class name")
+        return value
+
+    @property
+    def class_names(self) -> list[str]:
+        return [item.name for item in self.classes]
+
+
+class Student(Section):
+    """The encoder to be made. Give one of `size`, a budget (`max_params`, `max_macs`) or `architecture`."""
+
+    size: SizePreset | None = Field(None, description="Preset of the catalogue (default `s`).")
+    max_params: int | None = Field(None, gt=0, description="Largest number of parameters of backbone + projection.")
+    max_macs: int | None = Field(None, gt=0, description="Largest number of multiply-accumulates for one image.")
+    architecture: str | None = Field(None, description="Any timm architecture, by name.")
+    image_size: int | None = Field(None, ge=32, le=1024, description="Input side in pixels (default: catalogue's).")
+    init: Literal["base", "scratch"] = Field("base", description="Start from a base student where there is one.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = [self.size is not None, self.architecture is not None, bool(self.max_params or self.max_macs)]
+        if sum(ways) > 1:
+            raise ValueError("give only one of size, architecture, or a budget (max_params and/or max_macs)")
+        return self
+
+
+class Teacher(Section):
+    """The open_clip model whose image features are learnt."""
+
+    model: str = Field(
+        "starter",
+        description="`starter`, an open_clip name (`ViT-B-32`), `hf-hub:org/name`, or `local-dir:/path`.",
+    )
+    pretrained: str | None = Field(None, description="open_clip weight tag (`datacomp_xl_s13b_b90k`) or a file.")
+    revision: str | None = Field(None, description="Commit of a hub model; required for `hf-hub:`.")
+    licence: str = Field("", description="The weights' licence, repeated on the model card.")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.model.startswith("hf-hub:") and not self.revision:
+            raise ValueError("a hub model needs `revision`, the commit to pin")
+        if self.model != "starter" and ":" not in self.model and not self.pretrained:
+            raise ValueError("an open_clip model by name needs `pretrained`, the tag of its weights")
+        return self
+
+
+class Generator(Section):
+    """Any diffusers text-to-image pipeline."""
+
+    model: str = Field("starter", description="`starter`, a hub id (`org/name`) or a local pipeline directory.")
+    revision: str | None = Field(None, description="Commit of a hub pipeline; required for hub ids.")
+    lora: str | None = Field(None, description="A LoRA to load into the pipeline (hub id or directory), e.g. LCM.")
+    steps: int = Field(8, ge=1, le=200, description="Sampling steps.")
+    guidance: float = Field(3.0, ge=0, le=30, description="Classifier-free guidance scale; 1 or less is off.")
+    size: int | None = Field(None, ge=32, le=2048, description="Image side in pixels (default: the pipeline's own).")
+    batch_size: int = Field(32, ge=1, le=1024, description="Images sampled together; halved when memory runs out.")
+    negative_prompt: str = Field("", description="What the images should not show.")
+    licence: str = Field("", description="The weights' licence, repeated on the model card.")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        hub = self.model != "starter" and not Path(self.model).is_absolute() and not self.model.startswith(".")
+        if hub and not self.revision:
+            raise ValueError("a hub pipeline needs `revision`, the commit to pin (a directory starts with / or .)")
+        return self
+
+
+class Language(Section):
+    """A language model that fills in the prompts' contextual dimensions."""
+
+    kind: Literal["openai", "transformers"] = Field(description="A chat endpoint, or a local transformers model.")
+    model: str = Field(description="The model's name at the endpoint, or its directory or hub id.")
+    base_url: str = Field("", description="The endpoint's base URL (`openai` only), e.g. http://localhost:8000/v1.")
+    temperature: float = Field(0.7, ge=0, le=2)
+
+
+class Prompts(Section):
+    """How the images are described.
+
+    Options of the contextual dimensions are combined by pairwise covering design: every pair of options of two
+    dimensions occurs in some prompt (paper, section 3; allpairspy).
+    """
+
+    template: str = Field(
+        "a photo of a {name}, {context}", description="`{name}`, `{superclass}`, `{description}` and `{context}`."
+    )
+    dimensions: dict[str, tuple[str, ...]] = Field(
+        {
+            "location": ("outdoors", "indoors", "on a table", "in a field", "in the street"),
+            "daytime": ("in daylight", "at night", "in the evening", "under bright light"),
+            "camera angle": ("seen from the side", "seen from above", "close-up", "from afar"),
+        },
+        description="Contextual dimensions and their options; add a domain-dependent one. Empty: no context.",
+    )
+    options: int = Field(5, ge=2, le=30, description="Options asked of the language model for each dimension.")
+    language_model: Language | None = Field(None, description="Asked for the options instead of `dimensions`' own.")
+    explicit: dict[str, tuple[str, ...]] | None = Field(
+        None, description="Prompts of each class, written by hand; replaces everything above."
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _check_template(cls, value: str) -> str:
+        fields = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
+        unknown = fields - {"name", "superclass", "description", "context"}
+        if unknown or "name" not in fields:
+            raise ValueError("the template needs {name} and may use {superclass}, {description} and {context} only")
+        return value
+
+    @field_validator("dimensions")
+    @classmethod
+    def _check_dimensions(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, options in value.items():
+            if len(set(options)) != len(options) or not options:
+                raise ValueError(f"dimension '{name}' needs at least one option and no option twice")
+        return value
+
+
+class Filter(Section):
+    """Which images are kept. A dropped image is made again with a new seed, at most `max_attempts` times."""
+
+    teacher_agrees: bool = Field(True, description="Keep an image only if the teacher's argmax is the intended class.")
+    near_constant: bool = Field(True, description="Drop near-constant and blackened images.")
+    max_attempts: int = Field(4, ge=1, le=50, description="Tries for one image.")
+    max_dropped: float = Field(
+        0.9, gt=0, le=1, description="Share of all sampled images that may be dropped before the job fails."
+    )
+
+
+class Data(Section):
+    """The synthetic images."""
+
+    generator: Generator = Generator()  # type: ignore[call-arg]
+    images_per_class: int = Field(150, ge=2, le=1_000_000, description="Images kept of each class.")
+    holdout: float = Field(0.1, gt=0, lt=1, description="Share held out of training, for the synthetic score.")
+    prompts: Prompts = Prompts()  # type: ignore[call-arg]
+    filter: Filter = Filter()  # type: ignore[call-arg]
+    shard_size: int = Field(1024, ge=16, le=65536, description="Images made by one task.")
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+class Agnostic(Section):
+    """Phase 1 of the paper: domain-agnostic distillation on unlabelled natural images."""
+
+    source: str = Field(description="A dataset id (`ds_...`), or a path or URL of parquet or webdataset tar files.")
+    max_images: int = Field(100_000, ge=16, description="Images used at most.")
+    epochs: float = Field(1.0, gt=0)
+    steps: int | None = Field(None, gt=0, description="Instead of `epochs`.")
+
+
+class Training(Section):
+    """How the student learns. Give at most one of `epochs`, `steps`, `minutes`."""
+
+    losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(
+        {"l2": 1.0}, min_length=1, description="Losses and their weights, summed."
+    )
+    optimizer: Literal["adamw", "sgd", "lion", "muon"] = "adamw"
+    lr: float = Field(1e-3, gt=0, le=10, description="Peak learning rate.")
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the training images (default 20).")
+    steps: int | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, description="A time budget; the schedule is fitted to it.")
+    batch_size: int = Field(128, ge=2, le=65536, description="Halved and retried when memory runs out.")
+    views: int = Field(4, ge=1, le=64, description="Random crops cached for each image; the student sees these.")
+    crop_scale: tuple[float, float] = Field((0.5, 1.0), description="Area of the crops, as a share of the image.")
+    flip: bool = True
+    ema: float | None = Field(0.998, gt=0, lt=1, description="Decay of the averaged weights; null: none.")
+    checkpoint_seconds: float = Field(60, gt=0, description="Seconds between checkpoints.")
+    agnostic: Agnostic | None = None
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _check_scale(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("crop_scale is (smallest, largest) with 0 < smallest <= largest <= 1")
+        return value
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if sum(item is not None for item in (self.epochs, self.steps, self.minutes)) > 1:
+            raise ValueError("give only one of epochs, steps, minutes")
+        return self
+
+
+class Evaluation(Section):
+    """What the student is measured on, beside held-out synthetic images."""
+
+    dataset: str | None = Field(None, description="Real photos: a dataset id (`ds_...`), or a path for the library.")
+    latency: bool = Field(True, description="Measure onnxruntime latency at batch 1 and 32 on this machine.")
+
+
+class Exports(Section):
+    """Files beside the open_clip directory, which is always made."""
+
+    onnx: bool = True
+    int8: bool = Field(True, description="Kept only if it passes its parity gate.")
+    torchscript: bool = False
+
+
+class Recipe(Section):
+    """One job, whole."""
+
+    domain: Domain
+    student: Student = Student()  # type: ignore[call-arg]
+    teacher: Teacher = Teacher()  # type: ignore[call-arg]
+    data: Data = Data()  # type: ignore[call-arg]
+    training: Training = Training()  # type: ignore[call-arg]
+    evaluation: Evaluation = Evaluation()  # type: ignore[call-arg]
+    exports: Exports = Exports()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _explicit_prompts_cover_classes(self) -> Self:
+        explicit = self.data.prompts.explicit
+        if explicit is not None:
+            names = set(self.domain.class_names)
+            missing = [name for name in self.domain.class_names if not explicit.get(name)]
+            unknown = [name for name in explicit if name not in names]
+            if missing or unknown:
+                raise ValueError(f"data.prompts.explicit: no prompt for {missing[:10]}, unknown classes {unknown[:10]}")
+        return self
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a YAML or JSON recipe.
+
+    Raises:
+        ValueError: the file is not YAML, or (pydantic's ValidationError) the recipe is not valid.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    return Recipe.model_validate(content)
+
+
+def slug(text: str) -> str:
+    """A name for files: lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "domain"

@@ -1,0 +1,37 @@
+"""Stage ``distil``: the student learns the teacher's cached features of the synthetic images.
+
+The teacher's towers are loaded for its configuration and text features only; no teacher runs in the training loop.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from distillation.corpus import Corpus
+from distillation.distilling import distil_student, facts_of, load_recipe_teacher
+from distillation.prompts import zero_shot_prompts
+from distillation.protocol import Reporter, Request, StageError
+
+
+def run(request: Request, report: Reporter) -> dict[str, object]:
+    """Write ``student.safetensors``, ``student.json`` and ``curve.jsonl``."""
+    recipe = request.recipe
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        corpus = Corpus.open(request.inputs["generate"], device, with_captions="contrastive" in recipe.training.losses)
+    except ValueError as error:
+        raise StageError("too_many_dropped", str(error), "raise data.images_per_class", "data") from error
+    teacher = load_recipe_teacher(recipe, device)
+    head = teacher.zero_shot_head(zero_shot_prompts(recipe.domain))
+    facts = facts_of(teacher, corpus.captions)
+    del teacher
+    earlier = request.inputs.get("agnostic")
+    return distil_student(
+        request,
+        report,
+        corpus=corpus,
+        training=recipe.training,
+        teacher=facts,
+        earlier=earlier[0] if earlier else None,
+        head=head,
+    )

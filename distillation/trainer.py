@@ -1,0 +1,182 @@
+"""One student in training: its step, its averaged weights, and all of its state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm.optim
+import torch
+from torch import Tensor, nn
+
+from distillation.corpus import TrainingBatch
+from distillation.recipe import Training
+from distillation.schedules import ema_decay
+from distillation.views import apply_views
+from models.cpu_layers import speed_up_bf16
+from models.losses import Batch, total_loss
+from models.memory import is_out_of_memory
+from models.students import student_features
+from models.teachers import bf16_is_native
+
+OPTIMIZER_SETTINGS: dict[str, dict[str, Any]] = {
+    # betas and eps as in the paper's scripts
+    "adamw": {"betas": (0.9, 0.98), "eps": 1e-6, "fused": True},
+    "sgd": {"momentum": 0.9, "fused": True},
+    "lion": {},
+    "muon": {},
+}
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """What training needs of the teacher beside cached image features.
+
+    Args:
+        model_cfg: its open_clip configuration.
+        image_size: side of its input in pixels.
+        embed_dim: width of its features.
+        mean, std: of its preprocessing; the student sees pixels normalised that way.
+        scale: ``exp(logit_scale)``.
+        captions: text features of the distinct captions ``(c, embed_dim)``, for the contrastive loss.
+    """
+
+    model_cfg: dict[str, Any]
+    image_size: int
+    embed_dim: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    scale: float
+    captions: Tensor | None = None
+
+
+class Trainer:
+    """The student, its optimiser and its averaged weights.
+
+    Args:
+        student: image tower, float32; it is moved to ``device`` and to channels-last memory.
+        image_size: side of its input in pixels.
+    """
+
+    def __init__(
+        self, student: nn.Module, image_size: int, training: Training, teacher: TeacherFacts, device: torch.device
+    ) -> None:
+        self.student = student.to(device).to(memory_format=torch.channels_last).train()
+        self._autocast = bf16_is_native(device)
+        if device.type == "cpu" and self._autocast:
+            speed_up_bf16(self.student)
+        self.average: nn.Module | None = None
+        if training.ema is not None:
+            self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
+        self.optimizer = timm.optim.create_optimizer_v2(
+            self.student,
+            opt=training.optimizer,
+            lr=training.lr,
+            weight_decay=training.weight_decay,
+            **OPTIMIZER_SETTINGS[training.optimizer],
+        )
+        self._training, self._teacher, self._image_size = training, teacher, image_size
+        self._mean = torch.tensor(teacher.mean, device=device)
+        self._std = torch.tensor(teacher.std, device=device)
+        self._captions = None if teacher.captions is None else teacher.captions.to(device)
+        self._compiled: Callable[[TrainingBatch], Tensor] | None = None
+        if device.type == "cuda":
+            # CUDA graphs: a small student's step is bound by kernel launches.
+            self._compiled = torch.compile(self._loss, mode="reduce-overhead", dynamic=False)
+
+    @property
+    def result(self) -> nn.Module:
+        """The weights to be used: averaged where the recipe asks for it."""
+        return self.student if self.average is None else self.average
+
+    def step(self, batch: TrainingBatch, number: int, lr: float) -> Tensor:
+        """One optimiser step; the loss, detached, still on the device.
+
+        Raises:
+            RuntimeError: of a kind that ``is_out_of_memory`` knows, with weights and optimiser unchanged.
+        """
+        torch.manual_seed(self._training.seed * 1_000_003 + number)  # dropout and stochastic depth
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        loss = self._backward(batch)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self._update_average(ema_decay(number, self._training.ema or 0.0))
+        return loss.detach()
+
+    def _loss(self, batch: TrainingBatch) -> Tensor:
+        pixels = apply_views(batch.images, batch.views, self._image_size, self._mean, self._std)
+        student = student_features(self.student, pixels, autocast=self._autocast)
+        seen = Batch(student, batch.features, self._teacher.scale, self._captions, batch.caption)
+        return total_loss(self._training.losses, seen)
+
+    def _backward(self, batch: TrainingBatch) -> Tensor:
+        """Loss with gradients left in the parameters; on an error there are none."""
+        try:
+            loss = (self._compiled or self._loss)(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+        except Exception as error:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self._compiled is None or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
+                raise
+        # No C compiler here, or an operator that the compiler cannot take: eager does the same, slower.
+        self._compiled = None
+        return self._backward(batch)
+
+    @torch.no_grad()
+    def _update_average(self, decay: float) -> None:
+        assert self.average is not None
+        average, current = list(_tensors(self.average)), list(_tensors(self.student))
+        floating = [i for i, tensor in enumerate(average) if tensor.is_floating_point()]
+        torch._foreach_lerp_([average[i] for i in floating], [current[i] for i in floating], 1 - decay)
+        for old, new in zip(average, current, strict=True):
+            if not old.is_floating_point():
+                old.copy_(new)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, views: Tensor) -> Tensor:
+        """Features of :attr:`result` in eval mode, normalised float32 ``(n, embed_dim)``."""
+        model = self.result.eval()
+        features = student_features(
+            model, apply_views(images, views, self._image_size, self._mean, self._std), autocast=self._autocast
+        )
+        self.student.train()
+        return features
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that decides the rest of the training, by name."""
+        tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        for index, entry in self.optimizer.state_dict()["state"].items():
+            for name, value in entry.items():
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Go back to a :meth:`state`."""
+        self.student.load_state_dict(_under("student.", tensors))
+        if self.average is not None:
+            self.average.load_state_dict(_under("average.", tensors))
+        entries: dict[int, dict[str, Tensor]] = {}
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for key, tensor in _under("optimizer.", tensors).items():
+            index, name = key.split(".", 1)
+            owner = parameters[int(index)]
+            if tensor.shape == owner.shape:  # fused kernels want the parameter's memory layout
+                tensor = torch.empty_like(owner, dtype=tensor.dtype).copy_(tensor)
+            entries.setdefault(int(index), {})[name] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,85 @@
+"""``python -m starter``: train the starter weights, or print their figures. Long runs resume from ``--work``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillation.plan import STARTER
+from starter import scores as scoring
+from starter.autoencoder import train_autoencoder
+from starter.classes import GENERATED
+from starter.generator import train_generator
+from starter.students import PRESETS, train_base_student
+from starter.teacher import train_teacher
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+Data = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the Tiny ImageNet parquet files.")]
+Work = Annotated[Path, typer.Option(help="Checkpoints and intermediate files.")]
+WORK = Path("build/starter")
+SEED = 0
+
+
+@app.command()
+def teacher(data: Data, work: Work = WORK, steps: int = 1100, batch_size: int = 256) -> None:
+    """Train the teacher contrastively."""
+    work.mkdir(parents=True, exist_ok=True)
+    train_teacher(data, STARTER / "teacher", steps=steps, batch_size=batch_size, seed=SEED, work=work)
+
+
+@app.command()
+def generator(
+    data: Data, work: Work = WORK, autoencoder_steps: int = 900, steps: int = 3000, batch_size: int = 64
+) -> None:
+    """Train the autoencoder, then the denoiser."""
+    work.mkdir(parents=True, exist_ok=True)
+    autoencoder = work / "autoencoder"
+    if not (autoencoder / "config.json").is_file():
+        train_autoencoder(data, STARTER / "teacher", autoencoder, steps=autoencoder_steps, batch_size=64, seed=SEED)
+    train_generator(
+        data,
+        STARTER / "teacher",
+        autoencoder,
+        STARTER / "generator",
+        work,
+        labels=list(GENERATED),
+        steps=steps,
+        batch_size=batch_size,
+        seed=SEED,
+    )
+
+
+@app.command()
+def students(data: Data, work: Work = WORK, steps: int = 800) -> None:
+    """Train the base students on unlabelled photos."""
+    work.mkdir(parents=True, exist_ok=True)
+    for preset in PRESETS:
+        train_base_student(data, work, preset=preset, steps=steps, seed=SEED)
+
+
+@app.command()
+def scores(
+    data: Data, images_per_class: int = 32, steps: int = 8, guidance: float = 3.0, seed: int = 1_000_000
+) -> None:
+    """Measure everything on photos that were not trained on, print it, and write it beside the weights."""
+    figures = scoring.score_all(data, images_per_class=images_per_class, steps=steps, guidance=guidance, seed=seed)
+    print(json.dumps(figures, indent=1))
+    scoring.write_scores(figures, STARTER / "scores.json")
+
+
+@app.command(name="all")
+def everything(data: Data, work: Work = WORK) -> None:
+    """All of the above, in order."""
+    teacher(data, work)
+    generator(data, work)
+    students(data, work)
+    scores(data)
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m starter")

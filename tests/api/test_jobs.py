@@ -1,0 +1,186 @@
+"""``/v1/jobs``: submit, look up, stop, start again; on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+from sqlalchemy import select
+
+from state.claims import claim_task, fail_task
+from state.database import session_scope
+from state.tables import Task
+from tests.api.conftest import Service
+from tests.api.seeds import CLASSES, recipe
+
+
+def test_life_of_a_job(any_service: Service) -> None:
+    http = any_service.http
+    answer = http.post("/v1/jobs", json={"recipe": recipe(), "name": "mine", "metadata": {"team": "a"}})
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert (job["status"], job["name"], job["domain"], job["classes"]) == ("queued", "mine", "colours", 3)
+    assert job["recipe"]["training"]["batch_size"] == 128
+    stages = [(stage["stage"], stage["tasks"], stage["status"]) for stage in job["stages"]]
+    assert stages == [
+        ("prompts", 1, "ready"),
+        ("generate", 3, "waiting"),
+        ("distil", 1, "waiting"),
+        ("evaluate", 1, "waiting"),
+        ("export", 1, "waiting"),
+    ]
+    assert http.get(f"/v1/jobs/{job['id']}/report").status_code == 404
+    assert http.get(f"/v1/jobs/{job['id']}/artifacts").json() == {"data": [], "next": None}
+
+    done = any_service.finish(job["id"])
+    assert (done["status"], done["progress"], done["eta_seconds"]) == ("succeeded", 1.0, None)
+    assert done["finished_at"].endswith("Z") and done["encoder_id"].startswith("enc_")
+    assert [stage["seconds"] for stage in done["stages"]] == [1.5, 4.5, 1.5, 1.5, 1.5]
+    assert http.get(f"/v1/jobs/{job['id']}/report").json()["domain"] == "colours"
+    artifacts = http.get(f"/v1/jobs/{job['id']}/artifacts").json()["data"]
+    assert "classifier.onnx" in [file["name"] for file in artifacts]
+    assert http.get(artifacts[0]["url"]).status_code == 200
+    (checkpoint,) = http.get(f"/v1/jobs/{job['id']}/checkpoints").json()["data"]
+    assert (checkpoint["stage"], checkpoint["step"], checkpoint["metrics"]) == ("distil", 4, {"loss": 0.4})
+
+
+def test_second_job_reuses_and_is_named(any_service: Service) -> None:
+    first = any_service.submit()
+    any_service.finish(first["id"])
+    body = {"recipe": recipe(), "name": "again"}
+    plan = any_service.http.post("/v1/jobs", params={"dry_run": True}, json=body).json()
+    assert {task["reused"] for task in plan["tasks"]} == {True}
+    second = any_service.http.post("/v1/jobs", json=body).json()
+    assert second["status"] == "succeeded" and second["id"] != first["id"]
+    assert [stage["reused"] for stage in second["stages"]] == [1, 3, 1, 1, 1]
+    assert any_service.http.get(f"/v1/encoders/{second['encoder_id']}").json()["name"] == "again"
+
+
+def test_dry_run_queues_nothing(any_service: Service) -> None:
+    answer = any_service.http.post("/v1/jobs?dry_run=true", json={"recipe": recipe()})
+    assert answer.status_code == 200
+    plan = answer.json()
+    assert plan["recipe"]["data"]["prompts"]["template"] == "a photo of a {name}, {context}"
+    assert plan["student"]["architecture"] == "resnet18" and plan["student"]["image_size"] == 32
+    assert "resnet18" in plan["warnings"][0]
+    preset = any_service.http.post("/v1/jobs?dry_run=1", json={"recipe": recipe(student={"size": "xs"})}).json()
+    assert preset["student"]["preset"] == "xs" and preset["student"]["architecture"] == "test_resnet"
+    assert 372_688 < preset["student"]["params"] < 500_000 and preset["warnings"] == []
+    assert plan["estimate"]["images"] == 36 and plan["estimate"]["steps"] > 0 and plan["estimate"]["bytes"] > 0
+    assert [task["stage"] for task in plan["tasks"]].count("generate") == 3
+    assert any_service.http.get("/v1/jobs").json() == {"data": [], "next": None}
+
+
+def test_list_pages_and_filters(any_service: Service) -> None:
+    http = any_service.http
+    made = []
+    for number in range(5):
+        metadata = {"team": "a" if number % 2 else "b", "odd key.x": str(number)}
+        made.append(http.post("/v1/jobs", json={"recipe": recipe(), "metadata": metadata}).json()["id"])
+    http.post(f"/v1/jobs/{made[0]}/cancel")
+    seen: list[str] = []
+    after = None
+    while True:
+        page = http.get("/v1/jobs", params={"limit": 2, **({"after": after} if after else {})}).json()
+        assert len(page["data"]) <= 2
+        seen += [job["id"] for job in page["data"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert seen == sorted(made, reverse=True)
+
+    def ids(**params: str) -> set[str]:
+        return {job["id"] for job in http.get("/v1/jobs", params=params).json()["data"]}
+
+    assert ids(**{"metadata[team]": "a"}) == {made[1], made[3]}
+    assert ids(**{"metadata[team]": "a", "metadata[odd key.x]": "3"}) == {made[3]}
+    assert ids(status="cancelled") == {made[0]}
+    both = http.get("/v1/jobs", params=[("status", "cancelled"), ("status", "queued")]).json()["data"]
+    assert len(both) == 5
+
+
+def test_idempotency(any_service: Service) -> None:
+    http = any_service.http
+    headers = {"Idempotency-Key": "one"}
+    first = http.post("/v1/jobs", json={"recipe": recipe()}, headers=headers)
+    again = http.post("/v1/jobs", json={"recipe": recipe(), "metadata": {}}, headers=headers)
+    assert first.json()["id"] == again.json()["id"] and again.status_code == 202
+    assert "idempotent-replay" not in first.headers and again.headers["idempotent-replay"] == "true"
+    other = http.post("/v1/jobs", json={"recipe": recipe(), "metadata": {"a": "b"}}, headers=headers)
+    assert other.status_code == 422 and other.json()["code"] == "idempotency_mismatch"
+    assert len(http.get("/v1/jobs").json()["data"]) == 1
+
+
+def test_idempotency_race(any_service: Service) -> None:
+    url = any_service.http.base_url
+
+    def post(_number: int) -> httpx.Response:
+        return httpx.post(
+            f"{url}/v1/jobs", json={"recipe": recipe()}, headers={"Idempotency-Key": "race"}, timeout=30
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(post, range(8)))
+    assert {answer.status_code for answer in answers} == {202}, [answer.text for answer in answers]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sum("idempotent-replay" not in answer.headers for answer in answers) == 1
+    assert len(any_service.http.get("/v1/jobs").json()["data"]) == 1
+
+
+def test_cancel_and_retry(any_service: Service) -> None:
+    http = any_service.http
+    job = any_service.submit()
+    assert http.post(f"/v1/jobs/{job['id']}/retry").status_code == 409
+    cancelled = http.post(f"/v1/jobs/{job['id']}/cancel")
+    assert cancelled.status_code == 202 and cancelled.json()["status"] == "cancelled"
+    assert http.post(f"/v1/jobs/{job['id']}/cancel").json()["status"] == "cancelled"
+    retried = http.post(f"/v1/jobs/{job['id']}/retry")
+    assert retried.status_code == 202
+    assert (retried.json()["status"], retried.json()["attempt"]) == ("queued", 2)
+    any_service.finish(job["id"])
+    late = http.post(f"/v1/jobs/{job['id']}/cancel")
+    assert late.status_code == 409 and late.json()["code"] == "conflict"
+
+
+def test_failed_job_says_why(any_service: Service) -> None:
+    job = any_service.submit()
+    error = {"code": "out_of_memory", "message": "no memory", "hint": "halve it", "field": "training.batch_size"}
+    with session_scope(any_service.engine) as session:
+        task_id = session.scalar(select(Task.id).where(Task.job_id == job["id"], Task.status == "ready"))
+        assert task_id is not None
+        claim = claim_task(session, task_id, "test", 60)
+        assert claim is not None
+        fail_task(session, task_id, claim.token, error, retryable=False)
+    failed = any_service.http.get(f"/v1/jobs/{job['id']}").json()
+    assert failed["status"] == "failed"
+    assert failed["error"] == {**error, "stage": "prompts"}
+    assert failed["stages"][0]["status"] == "failed"
+
+
+def test_samples(service: Service) -> None:
+    job = service.submit(data={"images_per_class": 13, "shard_size": 16})
+    assert service.http.get(f"/v1/jobs/{job['id']}/samples").json() == {"data": [], "next": None}
+    service.finish(job["id"])
+    page = service.http.get(f"/v1/jobs/{job['id']}/samples", params={"limit": 4}).json()
+    rest = service.http.get(f"/v1/jobs/{job['id']}/samples", params={"after": page["next"]}).json()
+    samples = page["data"] + rest["data"]
+    assert len(samples) == 9 and rest["next"] is None and len({s["n"] for s in samples}) == 9
+    assert [sample["class"] for sample in samples[:3]] == CLASSES
+    assert samples[0]["prompt"] == "a photo of a red thing" and samples[0]["seed"] == 7
+    image = service.http.get(samples[-1]["url"])
+    assert image.headers["content-type"] == "image/jpeg" and image.content.startswith(b"\xff\xd8")
+    assert service.http.get(f"/v1/jobs/{job['id']}/samples/99").status_code == 404
+
+
+def test_too_many_jobs(start: Callable[..., Service]) -> None:
+    service = start(max_queued_jobs=2)
+    service.submit()
+    first = service.http.get("/v1/jobs").json()["data"][0]["id"]
+    service.submit()
+    refused = service.http.post("/v1/jobs", json={"recipe": recipe()})
+    assert refused.status_code == 429 and refused.json()["code"] == "too_many_jobs"
+    assert int(refused.headers["retry-after"]) > 0
+    service.http.post(f"/v1/jobs/{first}/cancel")
+    service.submit()

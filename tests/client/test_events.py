@@ -1,0 +1,99 @@
+"""The event stream: parsing, and going on after a break."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import httpx
+import pytest
+from stillroom.client import Stillroom
+from stillroom.errors import JobFailed, NotFound, Unreachable
+from stillroom.events import Message, follow, read_messages
+
+from tests.client.faulty import JOB, Faults, event
+
+
+def test_messages_are_parsed() -> None:
+    lines = [
+        ": ping",
+        "",
+        "retry: 250",
+        "",
+        "id: 7",
+        "event: log",
+        "data: one",
+        "data:two",
+        "",
+        "data: three",
+        "",
+        "data: cut",
+    ]
+    assert list(read_messages(lines)) == [
+        Message("", "message", "", 0.25),
+        Message("7", "log", "one\ntwo", None),
+        Message("7", "message", "three", None),
+    ]
+
+
+def test_all_events_and_then_the_end(url: str, faults: Faults) -> None:
+    with Stillroom(url) as service:
+        assert [item["id"] for item in service.follow(JOB)] == [1, 2, 3]
+    assert faults.last_event_ids == [None]
+
+
+def test_cut_stream_goes_on_with_last_event_id(url: str, faults: Faults) -> None:
+    faults.stream_cuts = [1, 1]
+    with Stillroom(url) as service:
+        assert [item["id"] for item in service.follow(JOB)] == [1, 2, 3]
+    assert faults.last_event_ids == [None, "1", "2"]
+
+
+def test_stream_cut_before_the_first_event(url: str, faults: Faults) -> None:
+    faults.stream_cuts = [0, 0]
+    with Stillroom(url) as service:
+        assert [item["id"] for item in service.follow(JOB)] == [1, 2, 3]
+
+
+def test_events_after_an_id(url: str) -> None:
+    with Stillroom(url) as service:
+        assert [item["id"] for item in service.follow(JOB, after=2)] == [3]
+
+
+def test_a_retried_job_is_followed_past_its_first_end(url: str, faults: Faults) -> None:
+    faults.events = [event(1, "status", status="failed"), event(2), event(3, "status", status="succeeded")]
+    with Stillroom(url) as service:
+        assert [item["id"] for item in service.follow(JOB)] == [1, 2, 3]
+
+
+def test_the_end_is_seen_even_if_the_stream_stays_open(url: str, faults: Faults) -> None:
+    faults.stays = True
+    with Stillroom(url) as service:
+        assert [item["id"] for item in service.follow(JOB)] == [1, 2, 3]
+
+
+def test_wait_returns_the_job_or_raises(url: str, faults: Faults) -> None:
+    with Stillroom(url) as service:
+        assert service.wait(JOB)["status"] == "succeeded"
+        faults.status = "failed"
+        with pytest.raises(JobFailed, match="the disk is full") as caught:
+            service.wait(JOB)
+    assert caught.value.job["error"] is not None
+
+
+def test_a_refused_stream_is_not_tried_again(url: str, faults: Faults) -> None:
+    with Stillroom(url) as service, pytest.raises(NotFound):
+        next(service.follow("job_unknown/../.."))
+    assert faults.last_event_ids == []
+
+
+def test_silence_ends_in_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillroom.events.FIRST_PAUSE", 0.0)
+    tries = []
+
+    def connect(after: int) -> AbstractContextManager[httpx.Response]:
+        tries.append(after)
+        raise httpx.ConnectError("refused")
+
+    with pytest.raises(Unreachable, match="refused"):
+        next(follow(connect, lambda after: False, after=5, patience=0.0))
+    assert set(tries) == {5}

@@ -1,0 +1,100 @@
+"""The training corpus: which image comes when, and that what is gathered belongs together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distillation.corpus import Corpus
+from tests.distillation.training_folders import CPU
+
+
+def write(folder: Path, first: int, count: int, *, side: int = 8, held_out: int = 3) -> Path:
+    """Images whose every pixel, view and feature says who they are; every ``held_out``-th is held out."""
+    folder.mkdir()
+    number = np.arange(first, first + count)
+    np.save(
+        folder / "pixels.npy", np.broadcast_to(number[:, None, None, None], (count, side, side, 3)).astype(np.uint8)
+    )
+    view = np.arange(2)
+    np.save(
+        folder / "views.npy",
+        np.broadcast_to((number[:, None] + view / 10)[..., None], (count, 2, 5)).astype(np.float32),
+    )
+    np.save(
+        folder / "features.npy",
+        np.broadcast_to((number[:, None] + view / 2)[..., None], (count, 2, 4)).astype(np.float16),
+    )
+    np.save(folder / "whole.npy", np.broadcast_to(number[:, None], (count, 4)).astype(np.float16))
+    np.save(folder / "labels.npy", number.astype(np.int32))
+    np.save(folder / "holdout.npy", number % held_out == 0)
+    (folder / "images.jsonl").write_text("".join(f'{{"prompt": "image {n % 2}"}}\n' for n in number))
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return Corpus.open([write(tmp_path / "a", 0, 9), write(tmp_path / "b", 9, 6)], CPU, with_captions=True)
+
+
+def test_an_epoch_shows_every_training_image_once(corpus: Corpus) -> None:
+    assert corpus.count == 10
+    numbers = corpus.batch(0, 10, seed=0).images[:, 0, 0, 0]
+    assert sorted(numbers.tolist()) == [n for n in range(15) if n % 3]
+    assert corpus.batch(10, 10, seed=0).images[:, 0, 0, 0].tolist() != numbers.tolist()
+
+
+def test_what_is_gathered_belongs_together(corpus: Corpus) -> None:
+    batch = corpus.batch(0, 10, seed=0)
+    number = batch.images[:, 0, 0, 0].float()
+    view = (batch.features[:, 0] - number) * 2
+    assert set(view.tolist()) <= {0.0, 1.0}
+    torch.testing.assert_close(batch.views[:, 0], number + view / 10)
+    assert batch.caption is not None
+    assert [corpus.captions[i] for i in batch.caption] == [f"image {int(n) % 2}" for n in number]
+
+
+def test_every_view_is_shown(corpus: Corpus) -> None:
+    def view_of(epoch: int) -> dict[float, float]:
+        batch = corpus.batch(10 * epoch, 10, seed=0)
+        number = batch.images[:, 0, 0, 0].float()
+        return dict(zip(number.tolist(), (batch.features[:, 0] - number).tolist(), strict=True))
+
+    first, second = view_of(0), view_of(1)
+    assert all(first[number] != second[number] for number in first)
+    assert view_of(2) == first
+
+
+def test_the_stream_depends_on_seed_and_position_alone(corpus: Corpus) -> None:
+    whole = corpus.batch(0, 24, seed=3)
+    parts = [corpus.batch(0, 8, seed=3), corpus.batch(8, 16, seed=3)]
+    assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
+    assert torch.equal(whole.features, torch.cat([part.features for part in parts]))
+    assert not torch.equal(whole.images, corpus.batch(0, 24, seed=4).images)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
+def test_held_out_images_are_spread_evenly(corpus: Corpus, limit: int) -> None:
+    found = [(images[:, 0, 0, 0], features, labels) for images, features, labels in corpus.holdout(limit)]
+    labels = torch.cat([label for _, _, label in found]).tolist()
+    expected = [0, 3, 6, 9, 12]
+    assert labels == expected[:: max(1, -(-len(expected) // limit))]
+    for images, features, label in found:
+        assert images.tolist() == label.tolist() == features[:, 0].tolist()
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no image"):
+        Corpus.open([write(tmp_path / "a", 0, 3, held_out=1)], CPU)
+
+
+def test_folders_that_do_not_belong_together(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="differ"):
+        Corpus.open([write(tmp_path / "a", 0, 3), write(tmp_path / "b", 0, 3, side=16)], CPU)
+
+
+def test_pixels_stay_on_disk(corpus: Corpus) -> None:
+    assert all(isinstance(array, np.memmap) for shard in corpus.shards for array in shard)

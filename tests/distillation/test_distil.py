@@ -1,0 +1,157 @@
+"""The stages distil and agnostic, whole, on tiny folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from distillation import distilling
+from distillation.photo_files import DatasetError
+from distillation.protocol import Interrupted, StageError
+from distillation.stages import agnostic, distil
+from distillation.unlabelled import source_photos
+from models.students import build_student, count_params
+from tests.distillation.stage_folders import coloured_images
+from tests.distillation.training_folders import Heard, request, training_recipe, write_training_shards
+
+
+@pytest.fixture(scope="module")
+def shards(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_training_shards(tmp_path_factory.mktemp("shards"), teacher_folder)
+
+
+def distilled(out: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    return json.loads((out / "student.json").read_text()), load_file(out / "student.safetensors")
+
+
+def test_distil_writes_a_student_that_follows_the_teacher(
+    teacher_folder: Path, shards: list[Path], tmp_path: Path
+) -> None:
+    wanted = training_recipe(teacher_folder, steps=60, lr=5e-3)
+    summary = distil.run(request("distil", wanted, {"generate": shards}, tmp_path), Heard())
+    described, weights = distilled(tmp_path)
+    student = build_student(described["model_cfg"])
+    student.load_state_dict(weights)
+    assert described["params"] == count_params(student) and described["macs"] > 0
+    assert (described["architecture"], described["image_size"], described["embed_dim"]) == ("test_resnet", 48, 48)
+    assert described["init"] == summary["init"] == "scratch"
+    assert summary["steps"] == 60 and summary["images_per_s"] > 0
+    assert summary["holdout_cosine"] > 0.9 and 0 <= summary["agreement"] <= 1
+    json.dumps(summary)
+
+
+def test_two_runs_give_the_same_bytes(teacher_folder: Path, shards: list[Path], tmp_path: Path) -> None:
+    wanted = training_recipe(teacher_folder, steps=4, losses={"l2": 1.0, "contrastive": 0.1})
+    for name in ("a", "b"):
+        distil.run(request("distil", wanted, {"generate": shards}, tmp_path / name), Heard())
+    assert (tmp_path / "a/student.safetensors").read_bytes() == (tmp_path / "b/student.safetensors").read_bytes()
+
+
+def test_distil_starts_from_the_agnostic_student(teacher_folder: Path, shards: list[Path], tmp_path: Path) -> None:
+    """With a learning rate of almost nothing the student stays what it was given."""
+    wanted = training_recipe(teacher_folder, steps=1, lr=1e-12, ema=None, weight_decay=0)
+    distil.run(request("distil", wanted, {"generate": shards}, tmp_path / "first"), Heard())
+    _, weights = distilled(tmp_path / "first")
+    changed = {k: v + 0.01 if v.is_floating_point() else v for k, v in weights.items()}
+    save_file(changed, tmp_path / "first" / "student.safetensors")
+    inputs = {"generate": shards, "agnostic": [tmp_path / "first"]}
+    summary = distil.run(request("distil", wanted, inputs, tmp_path / "second"), Heard())
+    described, after = distilled(tmp_path / "second")
+    assert summary["init"] == described["init"] == "agnostic"
+    for name, _ in build_student(described["model_cfg"]).named_parameters():
+        torch.testing.assert_close(after[name], changed[name])
+
+
+def test_distil_starts_from_a_base_student(
+    teacher_folder: Path, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = training_recipe(teacher_folder, steps=1, lr=1e-12, ema=None)
+    distil.run(request("distil", wanted, {"generate": shards}, tmp_path / "base"), Heard())
+    monkeypatch.setattr(distilling, "base_student", lambda recipe: tmp_path / "base")
+    summary = distil.run(request("distil", wanted, {"generate": shards}, tmp_path / "out"), Heard())
+    assert summary["init"] == "base"
+
+
+def test_impossible_students_are_explained(teacher_folder: Path, shards: list[Path], tmp_path: Path) -> None:
+    wanted = training_recipe(teacher_folder)
+    for student, code in (({"max_params": 100}, "impossible_budget"), ({"architecture": "NO"}, "bad_architecture")):
+        recipe = wanted.model_copy(update={"student": wanted.student.model_validate(student)})
+        with pytest.raises(StageError) as caught:
+            distil.run(request("distil", recipe, {"generate": shards}, tmp_path), Heard())
+        assert caught.value.code == code and caught.value.field.startswith("student.")
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(params=["dataset", "parquet", "tar"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, list[Path]]]:
+    """Unlabelled photos in each form: what the recipe says, and the stage's inputs."""
+    images = np.concatenate([coloured_images(seed, 80)[0] for seed in range(2)])
+    if request.param == "dataset":
+        (tmp_path / "photos").mkdir()
+        np.save(tmp_path / "photos" / "images.npy", images)
+        return "ds_photos", {"agnostic_source": [tmp_path / "photos"]}
+    files = [jpeg(image) for image in images] + [b"broken"]
+    if request.param == "parquet":
+        table = pa.table({"image": [{"bytes": content, "path": None} for content in files]})
+        pq.write_table(table, tmp_path / "photos.parquet")
+        return str(tmp_path / "photos.parquet"), {}
+    with tarfile.open(tmp_path / "photos-0.tar", "w") as archive:
+        for index, content in enumerate(files):
+            for name, data in ((f"{index:04d}.jpg", content), (f"{index:04d}.txt", b"a caption")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return str(tmp_path / "photos-{0..0}.tar"), {}
+
+
+def test_agnostic(
+    source: tuple[str, dict[str, list[Path]]], teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agnostic, "SHARD", 30)
+    name, inputs = source
+    wanted = training_recipe(
+        teacher_folder, losses={"contrastive": 1.0}, agnostic={"source": name, "steps": 40}, lr=5e-3
+    )
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        agnostic.run(request("agnostic", wanted, inputs, out), Heard(stop_after=4))
+    heard = Heard()
+    summary = agnostic.run(request("agnostic", wanted, inputs, out), heard)
+    pixels = [np.load(path) for path in sorted((out / "checkpoints" / "photos").glob("*/pixels.npy"))]
+    assert [part.shape for part in pixels] == [(30, 73, 73, 3), (30, 73, 73, 3), (12, 73, 73, 3)]
+    assert summary["steps"] == 40 and summary["holdout_cosine"] > 0.8
+    assert distilled(out)[0]["init"] == "scratch"
+    assert "agreement" not in summary
+
+
+def test_agnostic_takes_no_more_than_asked(source: tuple[str, dict[str, list[Path]]]) -> None:
+    name, inputs = source
+    photos = agnostic._photos(
+        request("agnostic", training_recipe(Path("/x"), agnostic={"source": name}), inputs, Path("/tmp")),
+        agnostic.Agnostic(source=name, max_images=20),
+        64,
+    )
+    assert 16 <= len(list(photos)) <= 20
+
+
+@pytest.mark.parametrize("name", ["nowhere.parquet", "nowhere.tar", "empty"])
+def test_sources_that_cannot_be_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=name):
+        list(source_photos(str(tmp_path / name), 64, 10))

@@ -1,0 +1,232 @@
+"""The export stage: every file loaded by its own library and compared with the student."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import open_clip
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from distillation.export.int8 import judge
+from distillation.export.onnx_files import check_onnx
+from distillation.protocol import Interrupted, Reporter, Request, StageError
+from distillation.recipe import load_recipe
+from distillation.stages import evaluate, export
+from distillation.student_folder import read_student
+from tests.distillation.stage_folders import NAMES, coloured_images, recipe, run_stage, stage_inputs
+
+ALL = {"onnx": True, "int8": True, "torchscript": True}
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> tuple[Any, dict[str, list[Path]]]:
+    """A recipe with everything switched on, and the folders of the stages before export."""
+    wanted = recipe(str(teacher_folder), exports=ALL, evaluation={"latency": True})
+    folder = tmp_path_factory.mktemp("stages")
+    inputs = stage_inputs(folder, wanted)
+    run_stage(evaluate, "evaluate", wanted, inputs, folder / "evaluate")
+    return wanted, {**inputs, "evaluate": [folder / "evaluate"]}
+
+
+@pytest.fixture(scope="module")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory, stages: tuple[Any, dict[str, list[Path]]]
+) -> tuple[Path, dict[str, Any]]:
+    """The encoder's folder and the report, made once. The gate is opened wide: random weights are hard to round."""
+    out = tmp_path_factory.mktemp("export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distillation.export.int8.MIN_COSINE", 0.0)
+        patch.setattr("distillation.export.int8.MAX_ACC1_DROP", 1.0)
+        run_stage(export, "export", *stages, out)
+    return out / "encoder", json.loads((out / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def probe(stages: tuple[Any, dict[str, list[Path]]]) -> tuple[torch.Tensor, np.ndarray]:
+    """Random pixels and the student's embeddings of them."""
+    student, described = read_student(stages[1]["distil"][0])
+    pixels = torch.randn(5, 3, described["image_size"], described["image_size"])
+    with torch.inference_mode():
+        return pixels, torch.nn.functional.normalize(student(pixels), dim=-1).numpy()
+
+
+def test_open_clip_loads_the_folder_and_gives_the_students_embedding(
+    exported: tuple[Path, dict[str, Any]], probe: tuple[torch.Tensor, np.ndarray], teacher_folder: Path
+) -> None:
+    folder, report = exported
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", require_pretrained=True)
+    teacher = open_clip.create_model(f"local-dir:{teacher_folder}").eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a photo of a red thing"])
+    with torch.inference_mode():
+        image = model.eval().encode_image(probe[0], normalize=True).numpy()
+        text = (model.encode_text(tokens) - teacher.encode_text(tokens)).abs().max().item()
+    assert np.abs(image - probe[1]).max() < 1e-6
+    assert text < 1e-6 and model.logit_scale.item() == teacher.logit_scale.item()
+    assert report["parity"]["open_clip"] < 1e-6
+    assert transform.transforms[0].size == 48
+
+
+def test_onnxruntime_gives_the_students_embedding_and_probabilities(
+    exported: tuple[Path, dict[str, Any]], probe: tuple[torch.Tensor, np.ndarray], teacher_folder: Path
+) -> None:
+    folder, report = exported
+    pixels, embeddings = probe
+    teacher = open_clip.create_model(f"local-dir:{teacher_folder}").eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{teacher_folder}")([f"a photo of a {name}" for name in NAMES])
+    with torch.inference_mode():
+        head = teacher.encode_text(tokens, normalize=True).T
+        expected = (teacher.logit_scale.exp() * torch.from_numpy(embeddings) @ head).softmax(-1).numpy()
+    for name, output, wanted in (
+        ("image_encoder.onnx", "embedding", embeddings),
+        ("classifier.onnx", "probabilities", expected),
+    ):
+        session = onnxruntime.InferenceSession(folder / name)
+        assert [item.name for item in session.get_inputs()] == ["image"]
+        assert [item.name for item in session.get_outputs()] == [output]
+        for count in (1, 5):
+            found = session.run([output], {"image": pixels[:count].numpy()})[0]
+            assert np.abs(found - wanted[:count]).max() < 1e-5
+        assert report["parity"][name] < 1e-5
+
+
+def test_torchscript_gives_the_students_embedding(
+    exported: tuple[Path, dict[str, Any]], probe: tuple[torch.Tensor, np.ndarray]
+) -> None:
+    loaded = torch.jit.load(exported[0] / "encoder.torchscript.pt")
+    assert np.abs(loaded(probe[0]).detach().numpy() - probe[1]).max() < 1e-6
+
+
+def test_int8_files_hold_int8_products_and_a_float_head(
+    exported: tuple[Path, dict[str, Any]], probe: tuple[torch.Tensor, np.ndarray]
+) -> None:
+    folder, report = exported
+    assert report["int8"]["kept"] and report["int8"]["cosine"] > 0.5
+    graph = onnx.load(folder / "image_encoder.int8.onnx").graph
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) > 5
+    embedding = onnxruntime.InferenceSession(folder / "image_encoder.int8.onnx").run(None, {"image": probe[0].numpy()})
+    assert np.abs(np.linalg.norm(embedding[0], axis=1) - 1).max() < 1e-5  # normalised in floating point
+    found = onnxruntime.InferenceSession(folder / "classifier.int8.onnx").run(None, {"image": probe[0].numpy()})[0]
+    assert found.shape == (5, 3) and np.abs(found.sum(1) - 1).max() < 1e-5
+
+
+def test_int8_that_changes_the_student_is_removed(
+    tmp_path: Path, stages: tuple[Any, dict[str, list[Path]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distillation.export.int8.MIN_COSINE", 1.01)
+    monkeypatch.setattr("distillation.stages.export.measure_latency", lambda *_: [])
+    _, events = run_stage(export, "export", *stages, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert not report["int8"]["kept"] and "cosine" in report["int8"]["reason"]
+    assert "int8_not_kept" in [event.get("code") for event in events]
+    assert not list((tmp_path / "encoder").glob("*int8*"))
+
+
+def test_the_gate_asks_for_cosine_and_accuracy() -> None:
+    rng = np.random.default_rng(0)
+    head = np.eye(4, dtype=np.float32)
+    labels = np.arange(400) % 4
+    exact = head[labels] + rng.normal(0, 0.01, (400, 4)).astype(np.float32)
+    assert judge(exact, exact, head, labels).kept
+    turned = np.roll(exact, 1, axis=1)
+    assert not judge(exact, turned, head, labels).kept
+    # Three of 400 are 0.75 points: too many even if the cosine hardly moves.
+    near = np.where(labels[:, None] == np.arange(4), 0.5, 0.499).astype(np.float32)
+    slipped = near.copy()
+    slipped[:3] = 0.5 * np.eye(4)[(labels[:3] + 1) % 4] * 0.002 + 0.499
+    verdict = judge(near, slipped, head, labels)
+    assert not verdict.kept and verdict.cosine > 0.99 and verdict.acc1_drop == pytest.approx(0.0075)
+    slipped[:2] = near[:2]
+    assert judge(near, slipped, head, labels).kept
+
+
+def test_onnx_that_differs_is_an_error(
+    exported: tuple[Path, dict[str, Any]], probe: tuple[torch.Tensor, np.ndarray]
+) -> None:
+    with pytest.raises(StageError, match="differs from PyTorch"):
+        check_onnx(exported[0] / "image_encoder.onnx", probe[0].numpy(), probe[1] + 0.002)
+
+
+def test_report_lists_every_other_file_with_its_hash(exported: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = exported
+    assert report == json.loads((folder / "report.json").read_text())
+    names = {path.name for path in folder.iterdir()} - {"report.json"}
+    assert {item["name"] for item in report["files"]} == names
+    assert {"README.md", "labels.json", "preprocess.json", "recipe.yaml", "tokenizer.json"} <= names
+    for item in report["files"]:
+        content = (folder / item["name"]).read_bytes()
+        assert (item["sha256"], item["size"]) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert [(row["precision"], row["batch"]) for row in report["latency"]] == [
+        ("fp32", 1), ("fp32", 32), ("int8", 1), ("int8", 32),
+    ]  # fmt: skip
+    assert all(0 < row["p50_ms"] <= row["p95_ms"] for row in report["latency"])
+    assert {"synthetic", "real", "generation", "training", "versions", "machine"} <= set(report)
+
+
+def test_resolved_recipe_and_texts(exported: tuple[Path, dict[str, Any]], stages: tuple[Any, Any]) -> None:
+    folder, _ = exported
+    assert load_recipe(folder / "recipe.yaml") == stages[0]
+    assert json.loads((folder / "labels.json").read_text()) == {
+        "labels": list(NAMES),
+        "templates": ["a photo of a {}"],
+    }
+    assert json.loads((folder / "preprocess.json").read_text())["size"] == 48
+
+
+def test_card_says_what_it_is_honestly(exported: tuple[Path, dict[str, Any]], stages: tuple[Any, Any]) -> None:
+    folder, report = exported
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.pipeline_tag == "zero-shot-image-classification" and card.data.library_name == "open_clip"
+    assert {result.dataset_name for result in card.data.eval_results} == {"held-out synthetic images"}
+    text = card.text
+    assert "not measured on real photos" in text and "optimistic" in text
+    assert "cc-by-4.0" in text and "not stated in the recipe" in text  # the teacher's licence, the generator's
+    assert f"{report['teacher']['params_image_tower']:,}" in text and f"{report['teacher']['params_total']:,}" in text
+    assert "a photo of a red, at night" in text and "data 0, training 0" in text and "torch 2" in text
+
+
+def test_examples_of_the_card_run_as_they_stand(
+    exported: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(exported[0], tmp_path / "encoder")
+    monkeypatch.chdir(tmp_path / "encoder")
+    image = Image.fromarray(coloured_images(5, 300)[0][1]).crop((0, 0, 300, 220))
+    image.save("photo.jpg")
+    snippets = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    assert len(snippets) == 2
+    answers = []
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), {})
+        label, probability = capsys.readouterr().out.strip().split("\n")[-1].split()
+        answers.append((label, float(probability)))
+    # Pillow's box cuts before the resize, open_clip after it: pixels at the rim differ a little.
+    assert answers[0][0] == answers[1][0] and abs(answers[0][1] - answers[1][1]) < 0.02
+
+
+def test_only_the_open_clip_folder(tmp_path: Path, stages: tuple[Any, dict[str, list[Path]]]) -> None:
+    wanted, inputs = stages
+    exports = wanted.exports.model_copy(update={"onnx": False, "torchscript": False})
+    summary, _ = run_stage(export, "export", wanted.model_copy(update={"exports": exports}), inputs, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert not [name for name in summary["files"] if "onnx" in name or "torchscript" in name]
+    assert report["latency"] == [] and report["int8"]["reason"] == "not asked for"
+    assert "onnxruntime.InferenceSession" not in (tmp_path / "encoder" / "README.md").read_text()
+
+
+def test_a_stop_is_noticed(tmp_path: Path, stages: tuple[Any, dict[str, list[Path]]]) -> None:
+    request = Request("export", 0, "0" * 64, *stages, tmp_path)
+    with pytest.raises(Interrupted):
+        export.run(request, Reporter(stream=(tmp_path / "events").open("w"), stop_requested=True))

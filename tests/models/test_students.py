@@ -1,0 +1,73 @@
+"""Students: what is built loads in plain open_clip; what cannot be built is explained; the catalogue's costs hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from distillation.catalogue import FULL_STUDENTS, SMALL_STUDENTS
+from models.clip_directory import save_clip_directory
+from models.errors import ModelError
+from models.measure import measure
+from models.students import build_student, count_macs, count_params, student_config
+from models.teachers import load_teacher
+
+
+@pytest.mark.parametrize(("architecture", "projection"), [("test_resnet", "linear"), ("lcnet_035", "")])
+def test_an_exported_student_loads_in_plain_open_clip(
+    architecture: str, projection: str, teacher_folder: Path, tmp_path: Path
+) -> None:
+    teacher = load_teacher(str(teacher_folder))
+    config = student_config(architecture, 64, teacher.model_cfg)
+    assert config["vision_cfg"]["timm_proj"] == projection
+    student = build_student(config)
+    whole = open_clip.CustomTextCLIP(**{k: v for k, v in config.items() if k != "custom_text"})
+    whole.visual.load_state_dict(student.state_dict())
+    whole.text.load_state_dict(teacher.text_tower.state_dict())
+    save_clip_directory(
+        whole,
+        tmp_path,
+        model_cfg=config,
+        preprocess_cfg=teacher.preprocess_cfg,
+        tokenizer_folder=teacher.tokenizer_folder,
+    )
+    loaded, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval().encode_image(pixels), student.eval()(pixels))
+        tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(["a cat"])
+        torch.testing.assert_close(loaded.encode_text(tokens, normalize=True), teacher.encode_text(["a cat"]))
+
+
+def config(architecture: str, size: int = 64) -> dict[str, object]:
+    return student_config(architecture, size, {"embed_dim": 48})
+
+
+def test_an_unknown_architecture_gets_suggestions() -> None:
+    with pytest.raises(ModelError) as caught:
+        config("lcnet_o35")
+    assert caught.value.code == "bad_architecture" and "lcnet_035" in caught.value.hint
+
+
+def test_an_architecture_of_another_size_is_explained() -> None:
+    with pytest.raises(ModelError, match="64 pixels") as caught:
+        build_student(config("vit_tiny_patch16_224"))
+    assert caught.value.code == "bad_architecture" and "image_size" in caught.value.hint
+    assert count_params(build_student(config("vit_tiny_patch16_224", 224))) > 5_000_000
+
+
+def test_counts() -> None:
+    """A first convolution and a projection by hand: 3x3x3x16 weights at 32x32 positions."""
+    student = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, stride=2, padding=1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    assert count_params(student) == 3 * 3 * 3 * 16 + 16
+    assert count_macs(student, 64) == 3 * 3 * 3 * 16 * 32 * 32
+
+
+@pytest.mark.parametrize("row", [*SMALL_STUDENTS[:4], FULL_STUDENTS[0]], ids=lambda row: f"{row.architecture}")
+def test_the_catalogues_costs_are_measured_ones(row: object) -> None:
+    assert measure(row.architecture, row.image_size) == (row.params, row.features, row.bias, row.macs)  # type: ignore[attr-defined]

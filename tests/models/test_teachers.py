@@ -1,0 +1,131 @@
+"""The teacher: what it computes, that it is frozen, and what is said when it cannot be loaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.errors import ModelError
+from models.teachers import load_teacher
+
+COSINE = 0.999
+
+
+def images(count: int = 4) -> torch.Tensor:
+    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_features_are_open_clips_own(teacher_folder: Path) -> None:
+    teacher = load_teacher(str(teacher_folder))
+    plain, _, _ = open_clip.create_model_and_transforms(f"local-dir:{teacher_folder}")
+    plain.eval()
+    with torch.no_grad():
+        expected = plain.encode_image(images(), normalize=True)
+        texts = plain.encode_text(open_clip.get_tokenizer(f"local-dir:{teacher_folder}")(["a cat"]), normalize=True)
+    features = teacher.encode_image(images())
+    assert features.dtype == torch.float32 and features.shape == (4, 48)
+    assert (features * expected).sum(-1).min() >= COSINE
+    torch.testing.assert_close(teacher.encode_text(["a cat"]), texts)
+    assert teacher.logit_scale == pytest.approx(plain.logit_scale.exp().item())
+
+
+def test_facts(teacher_folder: Path) -> None:
+    teacher = load_teacher(f"local-dir:{teacher_folder}")
+    assert (teacher.image_size, teacher.embed_dim, teacher.interpolation) == (64, 48, "bicubic")
+    assert teacher.mean == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
+    assert teacher.params_total == sum(p.numel() for p in teacher.model.parameters())
+    assert 0 < teacher.params_image_tower < teacher.params_total
+    assert teacher.tokenizer_folder == teacher_folder
+
+
+def test_it_is_frozen(teacher_folder: Path) -> None:
+    teacher = load_teacher(str(teacher_folder))
+    before = {name: tensor.clone() for name, tensor in teacher.model.state_dict().items()}
+    assert not any(module.training for module in teacher.model.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    pixels = images().requires_grad_()
+    assert not teacher.encode_image(pixels).requires_grad
+    student = torch.nn.Linear(48, 48)
+    (student(teacher.encode_image(images())) - 1).square().mean().backward()
+    for name, tensor in teacher.model.state_dict().items():  # batch-norm statistics included
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_zero_shot_head_averages_prompts(teacher_folder: Path) -> None:
+    teacher = load_teacher(str(teacher_folder))
+    head = teacher.zero_shot_head([["a cat", "a photo of a cat"], ["a dog"]])
+    assert head.shape == (48, 2)
+    torch.testing.assert_close(head.norm(dim=0), torch.ones(2))
+    cat = teacher.encode_text(["a cat", "a photo of a cat"]).mean(0)
+    torch.testing.assert_close(head[:, 0], cat / cat.norm())
+    torch.testing.assert_close(head[:, 1], teacher.encode_text(["a dog"])[0])
+
+
+def test_built_in_name_with_a_safetensors_file(tmp_path: Path) -> None:
+    """Another text tower layout, `CLIP`, comes out as the same modules; the configuration is the built-in one."""
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
+    }
+    name = "tiny-for-test"
+    (tmp_path / f"{name}.json").write_text(__import__("json").dumps(config))
+    open_clip.add_model_config(tmp_path / f"{name}.json")
+    plain = open_clip.create_model(name)
+    from safetensors.torch import save_file
+
+    save_file(plain.state_dict(), tmp_path / "weights.safetensors")
+    teacher = load_teacher(name, str(tmp_path / "weights.safetensors"))
+    with torch.no_grad():
+        tokens = open_clip.get_tokenizer(name)(["a cat"])
+        torch.testing.assert_close(teacher.encode_text(["a cat"]), plain.eval().encode_text(tokens, normalize=True))
+    assert teacher.tokenizer_folder is None and teacher.model_cfg["custom_text"] is True
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "code", "field", "words"),
+    [
+        ("ViT-B-33", "x", "weights_missing", "teacher.model", "ViT-B-32"),
+        ("ViT-B-32", "datacomp_xl", "weights_missing", "teacher.pretrained", "datacomp_xl_s13b_b90k"),
+        ("/nowhere/teacher", None, "weights_missing", "teacher.model", "open_clip_config.json"),
+    ],
+)
+def test_what_is_not_there(model: str, pretrained: str | None, code: str, field: str, words: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_teacher(model, pretrained)
+    assert (caught.value.code, caught.value.field) == (code, field)
+    assert words in caught.value.message + caught.value.hint
+
+
+def test_pickled_weights_are_refused(teacher_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(teacher_folder, folder)
+    weights = folder / "open_clip_model.safetensors"
+    torch.save(load_file(weights), folder / "open_clip_pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(ModelError, match="safetensors"):
+        load_teacher(str(folder))
+
+
+def test_weights_of_another_shape_are_an_error(teacher_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mismatched"
+    shutil.copytree(teacher_folder, folder)
+    config = folder / "open_clip_config.json"
+    config.write_text(config.read_text().replace('"embed_dim": 48', '"embed_dim": 40'))
+    with pytest.raises(ModelError) as caught:
+        load_teacher(str(folder))
+    assert caught.value.code == "weights_missing"
+
+
+def test_unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError) as caught:
+        load_teacher("hf-hub:nobody/nothing", revision="0" * 40)
+    assert caught.value.code == "hub_unreachable"
