@@ -15,9 +15,7 @@ bearer = HTTPBearer(auto_error=False, description="The server's STILLROOM_API_KE
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def require_key(
-    settings: SettingsDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> None:
+def require_key(settings: SettingsDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
     """Refuse a request without the key, when the settings name one."""
     if not settings.api_key:
         return

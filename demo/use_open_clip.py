@@ -1,8 +1,10 @@
-"""Use a downloaded encoder with plain open_clip: python demo/use_open_clip.py ENCODER IMAGE..."""
+"""Use a downloaded encoder with plain open_clip: python demo/use_open_clip.py ENCODER IMAGE...
+
+Each class is the mean of its prompts' text features: every template with the name and every synonym.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+import torch.nn.functional as F
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,13 +23,18 @@ def run(encoder: Path, images: Sequence[Path]) -> tuple[NDArray[np.float32], NDA
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{encoder}")
     model.eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{encoder}")
-    words = json.loads((encoder / "labels.json").read_text(encoding="utf-8"))
+    domain = yaml.safe_load((encoder / "recipe.yaml").read_text(encoding="utf-8"))["domain"]
     with torch.inference_mode():
-        head = open_clip.build_zero_shot_classifier(model, tokenizer, words["labels"], words["templates"])
+        directions = []
+        for item in domain["classes"]:
+            names = [item["name"], *item["synonyms"]]
+            prompts = [template.format(name) for name in names for template in domain["templates"]]
+            directions.append(model.encode_text(tokenizer(prompts), normalize=True).mean(0))
+        head = F.normalize(torch.stack(directions), dim=-1).t()
         batch = torch.stack([preprocess(Image.open(path).convert("RGB")) for path in images])
         features = model.encode_image(batch, normalize=True)
         probabilities = (model.logit_scale.exp() * features @ head).softmax(-1)
-    return features.numpy(), probabilities.numpy(), words["labels"]
+    return features.numpy(), probabilities.numpy(), [item["name"] for item in domain["classes"]]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from distillation.datasets import DatasetError
 from distillation.protocol import INTERRUPTED, Interrupted, Reporter, Request, Stage, StageError, write_manifest
+from models.errors import ModelError
 
 DONE, FAILED = 0, 1
 
@@ -35,7 +37,7 @@ def explain(error: BaseException) -> StageError:
     """The stage error that a user sees for any exception."""
     if isinstance(error, StageError):
         return error
-    if all(hasattr(error, name) for name in ("code", "message", "hint")):  # models' ModelError, datasets' DatasetError
+    if isinstance(error, ModelError | DatasetError):
         return StageError(error.code, error.message, error.hint, getattr(error, "field", ""))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StageError("disk_full", f"no space left while writing {error.filename or 'a file'}", "free disk, retry")

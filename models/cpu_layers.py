@@ -25,9 +25,11 @@ def speed_up_bf16(module: nn.Module) -> None:
 
 def _depthwise_in_fp32(layer: nn.Conv2d, x: Tensor) -> Tensor:
     if not torch.is_autocast_enabled("cpu"):
-        return layer._conv_forward(x, layer.weight, layer.bias)
+        plain: Tensor = layer._conv_forward(x, layer.weight, layer.bias)
+        return plain
     with torch.autocast("cpu", enabled=False):
-        return layer._conv_forward(x.float(), layer.weight, layer.bias).to(torch.bfloat16)
+        exact: Tensor = layer._conv_forward(x.float(), layer.weight, layer.bias)
+        return exact.to(torch.bfloat16)
 
 
 def _affine_by_scalars(layer: nn.Module, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -40,9 +41,9 @@ def train_autoencoder(data: Path, teacher: Path, out: Path, *, steps: int, batch
     """Train on all training photos and save a diffusers model directory."""
     torch.manual_seed(seed)
     images = torch.from_numpy(load_photos(data, "train").images)
-    model = build_autoencoder().to(memory_format=torch.channels_last).train()
+    model: Any = build_autoencoder().to(memory_format=torch.channels_last).train()
     clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{teacher}")
-    critic = clip.visual.trunk.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    critic: Any = clip.visual.trunk.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4, fused=True)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
     began = time.monotonic()
@@ -71,7 +72,7 @@ def train_autoencoder(data: Path, teacher: Path, out: Path, *, steps: int, batch
             rate = (step + 1) * batch_size / (time.monotonic() - began)
             figures = {"step": step + 1, "l1": round(pixel_loss.item(), 4), "features": round(feature_loss.item(), 4)}
             print(json.dumps(figures | {"photos_per_s": round(rate)}), flush=True)
-    trained = average.module.eval()
+    trained: Any = average.module.eval()
     with torch.inference_mode():
         sample = apply_views(images[:512], sample_views(512, scale=(1.0, 1.0), generator=generator), SIDE, HALF, HALF)
         spread_found = float(trained.encoder(sample).std())
@@ -79,10 +80,10 @@ def train_autoencoder(data: Path, teacher: Path, out: Path, *, steps: int, batch
     trained.save_pretrained(out)
 
 
-def _feature_distance(critic: torch.nn.Module, decoded: Tensor, pixels: Tensor) -> Tensor:
+def _feature_distance(critic: Any, decoded: Tensor, pixels: Tensor) -> Tensor:
     """L1 between the teacher's first two feature maps of both images, each scaled to unit spread."""
     both = torch.cat([decoded, pixels])
-    maps = critic.forward_intermediates(both, indices=[1, 2], stop_early=True, intermediates_only=True)  # type: ignore[operator]
+    maps = critic.forward_intermediates(both, indices=[1, 2], stop_early=True, intermediates_only=True)
     total = torch.zeros(())
     for features in maps:
         ours, theirs = features.float().chunk(2)

@@ -11,6 +11,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,8 @@ def train_generator(
     vae = AutoencoderTiny.from_pretrained(vae_folder).to(memory_format=torch.channels_last).eval()
     tokenizer = CLIPTokenizer.from_pretrained(teacher)
     generator = torch.Generator().manual_seed(seed)
-    latents, captions = [], []
+    latents: list[Tensor] = []
+    captions: list[list[str]] = []
     for close in (False, False, True):
         views = (
             sample_views(len(images), scale=(0.4, 0.65), ratio=(1, 1), generator=generator)
@@ -210,10 +212,10 @@ def train_generator(
             }
             torch.save(state, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").replace(checkpoint)
-            save_pipeline(average.module, vae_folder, tokenizer, out)
+            save_pipeline(average.module.children(), vae_folder, tokenizer, out)
 
 
-def save_pipeline(trained: torch.nn.ModuleList, vae_folder: Path, tokenizer: CLIPTokenizer, out: Path) -> None:
+def save_pipeline(trained: Iterable[torch.nn.Module], vae_folder: Path, tokenizer: CLIPTokenizer, out: Path) -> None:
     """Write a StableDiffusionPipeline in fp16 safetensors."""
     unet, text_encoder = trained
     pipeline = StableDiffusionPipeline(

@@ -114,7 +114,8 @@ def _nearest_photos(
         for the generated images, and, for comparison, for unseen validation photos of the same classes.
     """
     train, validation = load_photos(data, "train"), load_photos(data, "validation")
-    ours, theirs = [], []
+    ours: list[NDArray[np.float64]] = []
+    theirs: list[NDArray[np.float64]] = []
     for label in GENERATED:
         photos = _small(train.images[train.labels == label])
         photos = np.concatenate([photos, photos.reshape(-1, 16, 16, 3)[:, :, ::-1].reshape(len(photos), -1)])
@@ -127,7 +128,8 @@ def _nearest_photos(
 def _small(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Means over 4 x 4 pixels, flattened: robust to tiny shifts, quick to compare."""
     means = images.reshape(len(images), 16, 4, 16, 4, 3).mean((2, 4)) / 255
-    return means.reshape(len(images), -1).astype(np.float32)
+    small: NDArray[np.float32] = means.reshape(len(images), -1).astype(np.float32)
+    return small
 
 
 def _percent(hits: NDArray[np.bool_]) -> float:

@@ -35,7 +35,7 @@ def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed:
                 "views": 1,
                 "crop_scale": [0.4, 1.0],
                 "seed": seed,
-                "agnostic": {"source": str(photos), "steps": steps},
+                "agnostic": {"source": str(photos), "max_images": 30_000, "steps": steps},
             },
         }
     )

@@ -115,7 +115,9 @@ def test_the_api_image_has_no_torch_and_the_worker_has() -> None:
 
 
 def test_commands_run_modules_that_exist(compose: dict[str, Any]) -> None:
-    commands = [" ".join(item["command"]) for item in compose["services"].values() if "build" in item and "command" in item]
+    commands = [
+        " ".join(item["command"]) for item in compose["services"].values() if "build" in item and "command" in item
+    ]
     commands += [line for target in TARGETS for line in instructions(target) if line.startswith("CMD")]
     text = "\n".join(commands)
     modules = set(re.findall(r"\b((?:workers|api)\.\w+)", text))

@@ -78,9 +78,7 @@ def preprocess(image: Image.Image, how: dict[str, Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(((pixels - mean) / std).astype(np.float32).transpose(2, 0, 1)[None])
 
 
-def _resize(
-    image: Image.Image, height: int, width: int, resample: Image.Resampling, *, longest: bool
-) -> Image.Image:
+def _resize(image: Image.Image, height: int, width: int, resample: Image.Resampling, *, longest: bool) -> Image.Image:
     """Keep the proportions; the shortest (longest) side then fits the target."""
     if not longest and height == width:
         # torchvision's Resize(int) truncates the long side; the general rule below rounds.

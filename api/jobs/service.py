@@ -90,9 +90,7 @@ def list_jobs(
         for task in session.scalars(select(Task).where(Task.job_id.in_(tasks))):
             tasks[task.job_id].append(task)
         now = database_now(session)
-        data = [
-            JobSummary(**_summary(job), progress=job_fraction(read_stages(tasks[job.id], now))) for job in found
-        ]
+        data = [JobSummary(**_summary(job), progress=job_fraction(read_stages(tasks[job.id], now))) for job in found]
     return Page(data=data, next=data[-1].id if more else None)
 
 

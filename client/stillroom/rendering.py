@@ -143,8 +143,8 @@ def probabilities_table(probabilities: Sequence[Probability], title: str) -> Tab
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
-    """Rows that share their keys, as they are; a list within a cell is joined."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+    """Rows that share their keys, as they are, notes last; a list within a cell is joined."""
+    keys = sorted(dict.fromkeys(key for row in rows for key in row), key=lambda key: key == "note")
     numbers = [key for key in keys if all(isinstance(row.get(key), int | float | None) for row in rows)]
     made = table(*keys, title=title, right=numbers)
     for row in rows:

@@ -117,9 +117,7 @@ def test_idempotency_race(any_service: Service) -> None:
     url = any_service.http.base_url
 
     def post(_number: int) -> httpx.Response:
-        return httpx.post(
-            f"{url}/v1/jobs", json={"recipe": recipe()}, headers={"Idempotency-Key": "race"}, timeout=30
-        )
+        return httpx.post(f"{url}/v1/jobs", json={"recipe": recipe()}, headers={"Idempotency-Key": "race"}, timeout=30)
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(post, range(8)))

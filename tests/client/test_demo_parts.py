@@ -62,7 +62,7 @@ def test_checks_can_fail() -> None:
     good = report(classes=12)
     assert all(check_report(good, with_real=False).values())
     assert not all(check_report(good, with_real=True).values())
-    weak = {**good["synthetic"], "student": scores(0.15)}
+    weak = {**good["synthetic"], "agreement": 0.15}
     assert not all(check_report({**good, "synthetic": weak}, with_real=False).values())
 
 
