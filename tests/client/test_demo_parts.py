@@ -17,7 +17,7 @@ from demo.demo import RECIPE, Findings, check_report, first_of_each_class
 from demo.grid import draw_grid
 from demo.photos import some_photos
 from demo.service import ServiceError, embedded_service, log_tails
-from demo.summary import summary
+from demo.summary import goals, summary
 from distillation.recipe import load_recipe
 from tests.api.seeds import picture
 from tests.client.test_views import report, scores
@@ -64,6 +64,14 @@ def test_checks_can_fail() -> None:
     assert not all(check_report(good, with_real=True).values())
     weak = {**good["synthetic"], "agreement": 0.15}
     assert not all(check_report({**good, "synthetic": weak}, with_real=False).values())
+
+
+def test_goals_are_missed_by_a_collapsed_model() -> None:
+    good = report(classes=12)
+    assert all(goals(good, 3.5).values())
+    collapsed = {**good["synthetic"], "student": {**good["synthetic"]["student"], "acc1": 1 / 12}}
+    missed = [name for name, reached in goals({**good, "synthetic": collapsed}, 3.5).items() if not reached]
+    assert missed == ["the student is right more than twice as often as chance on held-out images"]
 
 
 def test_grid_holds_every_class(tmp_path: Path) -> None:
