@@ -18,6 +18,7 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from distillation.export.card import stated_licence
 from distillation.export.int8 import judge
 from distillation.export.onnx_files import check_onnx
 from distillation.protocol import Interrupted, Reporter, Request, StageError
@@ -183,6 +184,10 @@ def test_resolved_recipe_and_texts(exported: tuple[Path, dict[str, Any]], stages
     assert json.loads((folder / "preprocess.json").read_text())["size"] == 48
 
 
+def test_a_licence_that_nobody_states_is_called_unstated(tmp_path: Path) -> None:
+    assert "not stated in the recipe" in stated_licence("", str(tmp_path), "generator")
+
+
 def test_card_says_what_it_is_honestly(exported: tuple[Path, dict[str, Any]], stages: tuple[Any, Any]) -> None:
     folder, report = exported
     card = ModelCard.load(folder / "README.md")
@@ -190,7 +195,8 @@ def test_card_says_what_it_is_honestly(exported: tuple[Path, dict[str, Any]], st
     assert {result.dataset_name for result in card.data.eval_results} == {"held-out synthetic images"}
     text = card.text
     assert "not measured on real photos" in text and "optimistic" in text
-    assert "cc-by-4.0" in text and "not stated in the recipe" in text  # the teacher's licence, the generator's
+    assert "cc-by-4.0" in text  # the recipe's word on the teacher
+    assert "imagenet-research-only" in text  # the card beside the starter generator's weights
     assert f"{report['teacher']['params_image_tower']:,}" in text and f"{report['teacher']['params_total']:,}" in text
     assert "a photo of a red, at night" in text and "data 0, training 0" in text and "torch 2" in text
 
