@@ -5,6 +5,7 @@ Each class is the mean of its prompts' text features: every template with the na
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,18 +23,14 @@ def run(encoder: Path, images: Sequence[Path]) -> tuple[NDArray[np.float32], NDA
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{encoder}")
     model.eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{encoder}")
-    domain = yaml.safe_load((encoder / "recipe.yaml").read_text(encoding="utf-8"))["domain"]
+    domain = json.loads((encoder / "labels.json").read_text(encoding="utf-8"))
     with torch.inference_mode():
-        directions = []
-        for item in domain["classes"]:
-            names = [item["name"], *item["synonyms"]]
-            prompts = [template.format(name) for name in names for template in domain["templates"]]
-            directions.append(model.encode_text(tokenizer(prompts), normalize=True).mean(0))
-        head = F.normalize(torch.stack(directions), dim=-1).t()
+        means = [model.encode_text(tokenizer(prompts), normalize=True).mean(0) for prompts in domain["prompts"]]
+        head = F.normalize(torch.stack(means), dim=-1).t()
         batch = torch.stack([preprocess(Image.open(path).convert("RGB")) for path in images])
         features = model.encode_image(batch, normalize=True)
         probabilities = (model.logit_scale.exp() * features @ head).softmax(-1)
-    return features.numpy(), probabilities.numpy(), [item["name"] for item in domain["classes"]]
+    return features.numpy(), probabilities.numpy(), domain["labels"]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from distillation.photo_archives import files_of, folder_source, member_path, me
 from distillation.photo_files import DatasetError, PhotoRejected, PhotoSource, decode_square, short_side
 from distillation.photo_tables import CLASSES_FILE, parquet_source
 
-__all__ = ["DatasetError", "DatasetInfo", "import_dataset", "read_info"]
+__all__ = ["DatasetError", "DatasetInfo", "import_dataset", "is_dataset", "read_info"]
 
 LISTED_REJECTIONS = 1000
 MAX_TABLE_BYTES = 20 * 2**30
@@ -39,6 +39,11 @@ class DatasetInfo:
     rejected: list[dict[str, str]]
     rejected_count: int
     fingerprint: str
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether ``folder`` is a finished dataset directory."""
+    return (folder / "dataset.json").is_file()
 
 
 def read_info(folder: Path) -> DatasetInfo:

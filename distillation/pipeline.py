@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distillation.datasets import import_dataset
+from distillation.datasets import import_dataset, is_dataset
 from distillation.plan import StageTask, fingerprint, plan
 from distillation.protocol import Request, StageError
 from distillation.recipe import Recipe
@@ -26,8 +26,9 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
     Raises:
         StageError: a stage failed.
     """
+    out = out.resolve()  # the child processes have another working directory
     external = _external_inputs(recipe, out)
-    tasks = plan(recipe, lambda name: fingerprint(str(external[name]), "dataset"))
+    tasks = plan(recipe, lambda name: fingerprint(str(external[name]), "dataset") if name in external else name)
     folders: dict[str, list[Path]] = {}
     for task in tasks:
         folder = out / "stages" / f"{task.stage}-{task.shard}-{task.key[:12]}"
@@ -38,8 +39,8 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
         inputs = {name: folders[name] for name in task.needs}
         if task.stage == "evaluate" and recipe.evaluation.dataset:
             inputs["dataset"] = [external[recipe.evaluation.dataset]]
-        if task.stage == "agnostic" and recipe.training.agnostic:
-            inputs["agnostic_source"] = [external[recipe.training.agnostic.source]]
+        if (phase := recipe.training.agnostic) and task.stage == "agnostic" and phase.source in external:
+            inputs["agnostic_source"] = [external[phase.source]]
         folder.mkdir(parents=True, exist_ok=True)
         _run_in_child(Request(task.stage, task.shard, task.key, recipe, inputs, folder), task, on_event)
     encoder = out / "encoder"
@@ -50,19 +51,20 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
 
 
 def _external_inputs(recipe: Recipe, out: Path) -> dict[str, Path]:
-    """Datasets named in the recipe by path, converted once into the dataset layout."""
-    names = [recipe.evaluation.dataset, recipe.training.agnostic.source if recipe.training.agnostic else None]
-    converted: dict[str, Path] = {}
-    for index, name in enumerate(names):
-        if name is None:
-            continue
-        source, folder = Path(name), out / "datasets" / f"{index}-{Path(name).stem}"
-        if (source / "dataset.json").is_file():
-            folder = source
-        elif not (folder / "dataset.json").is_file():
-            import_dataset(source, folder)
-        converted[name] = folder
-    return converted
+    """Paths by the names that the recipe gives them; photos for evaluation are converted once.
+
+    The domain-agnostic phase streams its parquet and tar files itself, and URLs are not paths.
+    """
+    found: dict[str, Path] = {}
+    if name := recipe.evaluation.dataset:
+        found[name] = Path(name).absolute()
+        if not is_dataset(found[name]):
+            found[name] = out / "datasets" / Path(name).stem
+            if not is_dataset(found[name]):
+                import_dataset(Path(name), found[name])
+    if (agnostic := recipe.training.agnostic) and "://" not in agnostic.source:
+        found.setdefault(agnostic.source, Path(agnostic.source).absolute())
+    return found
 
 
 def _run_in_child(request: Request, task: StageTask, on_event: Listener) -> None:

@@ -72,6 +72,8 @@ def fingerprint(model: str, kind: str, *details: str | None) -> str:
     folder = model_folder(model, kind)
     if folder is None:
         return "@".join([model, *(detail for detail in details if detail)])
+    if folder.is_file():
+        return _file_fingerprint(folder, folder.stat().st_mtime_ns)
     if not folder.is_dir():
         return f"missing:{folder}"
     files = sorted(path for path in folder.rglob("*") if path.is_file())

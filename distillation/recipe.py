@@ -104,7 +104,7 @@ class Teacher(Section):
 
     model: str = Field(
         "starter",
-        description="`starter`, an open_clip name (`ViT-B-32`), `hf-hub:org/name`, or `local-dir:/path`.",
+        description="`starter`, an open_clip name (`ViT-B-32`), `hf-hub:org/name`, or a directory (`/path`).",
     )
     pretrained: str | None = Field(None, description="open_clip weight tag (`datacomp_xl_s13b_b90k`) or a file.")
     revision: str | None = Field(None, description="Commit of a hub model; required for `hf-hub:`.")
@@ -114,7 +114,8 @@ class Teacher(Section):
     def _pinned(self) -> Self:
         if self.model.startswith("hf-hub:") and not self.revision:
             raise ValueError("a hub model needs `revision`, the commit to pin")
-        if self.model != "starter" and ":" not in self.model and not self.pretrained:
+        named = self.model != "starter" and ":" not in self.model and not self.model.startswith(("/", "."))
+        if named and not self.pretrained:
             raise ValueError("an open_clip model by name needs `pretrained`, the tag of its weights")
         return self
 
@@ -127,7 +128,9 @@ class Generator(Section):
     lora: str | None = Field(None, description="A LoRA to load into the pipeline (hub id or directory), e.g. LCM.")
     steps: int = Field(8, ge=1, le=200, description="Sampling steps.")
     guidance: float = Field(3.0, ge=0, le=30, description="Classifier-free guidance scale; 1 or less is off.")
-    size: int | None = Field(None, ge=32, le=2048, description="Image side in pixels (default: the pipeline's own).")
+    size: int | None = Field(
+        None, ge=32, le=2048, multiple_of=8, description="Image side in pixels (default: the pipeline's own)."
+    )
     batch_size: int = Field(32, ge=1, le=1024, description="Images sampled together; halved when memory runs out.")
     negative_prompt: str = Field("", description="What the images should not show.")
     licence: str = Field("", description="The weights' licence, repeated on the model card.")

@@ -56,7 +56,8 @@ def apply_views(images: Tensor, views: Tensor, size: int, mean: Tensor, std: Ten
     Returns:
         float32 of shape ``(n, 3, size, size)`` in channels-last memory.
     """
-    pixels = images.permute(0, 3, 1, 2).float()
+    # Planar floats in one pass: grid_sample is several times slower on the strided view.
+    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     top, left, height, width, flip = views.to(images.device).unbind(1)
     # affine_grid maps output [-1, 1] to input [-1, 1]; a flip is a negative horizontal scale.
     theta = torch.zeros(len(images), 2, 3, device=images.device)
@@ -68,4 +69,4 @@ def apply_views(images: Tensor, views: Tensor, size: int, mean: Tensor, std: Ten
     cropped = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     scale = (1 / (255 * std)).view(1, 3, 1, 1)
     shift = (mean / std).view(1, 3, 1, 1)
-    return (cropped * scale - shift).contiguous(memory_format=torch.channels_last)
+    return cropped.mul_(scale).sub_(shift).contiguous(memory_format=torch.channels_last)

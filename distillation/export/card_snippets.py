@@ -12,11 +12,11 @@ model, _, preprocess = open_clip.create_model_and_transforms("local-dir:.")
 tokenizer = open_clip.get_tokenizer("local-dir:.")
 model.eval()
 domain = json.load(open("labels.json", encoding="utf-8"))
-texts = [domain["templates"][0].format(label) for label in domain["labels"]]
 with torch.inference_mode():
     image = model.encode_image(preprocess(Image.open("photo.jpg")).unsqueeze(0), normalize=True)
-    text = model.encode_text(tokenizer(texts), normalize=True)
-    probabilities = (model.logit_scale.exp() * image @ text.T).softmax(dim=-1)[0]
+    means = [model.encode_text(tokenizer(prompts), normalize=True).mean(0) for prompts in domain["prompts"]]
+    head = torch.nn.functional.normalize(torch.stack(means), dim=-1)
+    probabilities = (model.logit_scale.exp() * image @ head.T).softmax(dim=-1)[0]
 print(domain["labels"][int(probabilities.argmax())], float(probabilities.max()))
 """
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from distillation.corpus import Corpus
+from distillation.datasets import is_dataset
 from distillation.distilling import distil_student, facts_of, load_recipe_teacher
 from distillation.embedding import Embedder
 from distillation.protocol import Interrupted, Reporter, Request, StageError
@@ -86,9 +87,9 @@ def _embed_photos(
 
 def _photos(request: Request, agnostic: Agnostic, side: int) -> Iterator[NDArray[np.uint8]]:
     given = request.inputs.get("agnostic_source")
-    if given:
+    if given and is_dataset(given[0]):
         return dataset_photos(given[0], agnostic.max_images)
-    return source_photos(agnostic.source, side, agnostic.max_images)
+    return source_photos(str(given[0]) if given else agnostic.source, side, agnostic.max_images)
 
 
 def _write_shard(
@@ -100,13 +101,17 @@ def _write_shard(
     seeds = [training.seed * 1_000_003 + first + index for index in range(len(images))]
     views, features = embedder.views(pixels, seeds, training)
     numbers = np.arange(first, first + len(images))
+    holdout = numbers % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    whole = np.zeros((len(images), features.shape[-1]), np.float16)  # only held-out photos are seen whole
+    if holdout.any():
+        whole[holdout] = embedder.whole(pixels[torch.from_numpy(holdout).to(device)]).cpu().numpy()
     arrays = {
         "pixels": pixels.cpu().numpy(),
         "views": views.numpy(),
         "features": features.cpu().numpy().astype(np.float16),
-        "whole": embedder.whole(pixels).cpu().numpy().astype(np.float16),
+        "whole": whole,
         "labels": np.full(len(images), -1, np.int32),
-        "holdout": numbers % HELD_OUT_EVERY == HELD_OUT_EVERY - 1,
+        "holdout": holdout,
     }
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)

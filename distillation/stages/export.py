@@ -156,7 +156,7 @@ def _latency(files: _Files, size: int) -> list[dict[str, str | int | float]]:
 def _write_texts(encoder: Path, request: Request, cfg: dict[str, Any]) -> None:
     domain = request.recipe.domain
     texts = {
-        "labels.json": {"labels": domain.class_names, "templates": list(domain.templates)},
+        "labels.json": {"labels": domain.class_names, "prompts": zero_shot_prompts(domain)},
         "preprocess.json": {key: cfg[key] for key in PREPROCESS_KEYS},
     }
     for name, content in texts.items():

@@ -130,7 +130,7 @@ def _write_outputs(stage: str, shard: int, folder: Path, onnx_export: bool) -> d
         encoder.mkdir()
         preprocess = {"size": SIDE, "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
         (encoder / "open_clip_model.safetensors").write_bytes(bytes(range(256)) * 40)
-        (encoder / "labels.json").write_text(json.dumps({"labels": CLASSES, "templates": ["{}"]}))
+        (encoder / "labels.json").write_text(json.dumps({"labels": CLASSES, "prompts": [[name] for name in CLASSES]}))
         (encoder / "preprocess.json").write_text(json.dumps(preprocess))
         if onnx_export:
             (encoder / "classifier.onnx").write_bytes(classifier_onnx())

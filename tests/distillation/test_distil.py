@@ -105,6 +105,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[st
     if request.param == "dataset":
         (tmp_path / "photos").mkdir()
         np.save(tmp_path / "photos" / "images.npy", images)
+        (tmp_path / "photos" / "dataset.json").write_text("{}")
         return "ds_photos", {"agnostic_source": [tmp_path / "photos"]}
     files = [jpeg(image) for image in images] + [b"broken"]
     if request.param == "parquet":

@@ -179,7 +179,7 @@ def test_resolved_recipe_and_texts(exported: tuple[Path, dict[str, Any]], stages
     assert load_recipe(folder / "recipe.yaml") == stages[0]
     assert json.loads((folder / "labels.json").read_text()) == {
         "labels": list(NAMES),
-        "templates": ["a photo of a {}"],
+        "prompts": [[f"a photo of a {name}"] for name in NAMES],
     }
     assert json.loads((folder / "preprocess.json").read_text())["size"] == 48
 

@@ -1,0 +1,65 @@
+"""The library alone: a whole job in real child processes, from photos in files to an encoder's folder."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from distillation.__main__ import app
+from tests.distillation.stage_folders import NAMES, coloured_images
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> tuple[Path, Path]:
+    """Labelled photos in folders, and unlabelled ones in a tar file."""
+    images, labels = coloured_images(7, 80)
+    with tarfile.open(tmp_path / "unlabelled.tar", "w") as archive:
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "JPEG")
+            folder = tmp_path / "photos" / NAMES[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{index}.jpg").write_bytes(buffer.getvalue())
+            member = tarfile.TarInfo(f"{index}.jpg")
+            member.size = buffer.tell()
+            archive.addfile(member, io.BytesIO(buffer.getvalue()))
+    return tmp_path / "photos", tmp_path / "unlabelled.tar"
+
+
+def test_a_job_without_the_service(
+    photos: tuple[Path, Path], teacher_folder: Path, sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled, unlabelled = photos
+    recipe = {
+        "domain": {"name": "Colours", "classes": list(NAMES)},
+        "student": {"architecture": "test_resnet", "image_size": 48},
+        "teacher": {"model": f"local-dir:{teacher_folder}"},
+        "data": {
+            "generator": {"model": str(sd_folder), "steps": 1},
+            "images_per_class": 4,
+            "holdout": 0.5,
+            "filter": {"teacher_agrees": False, "near_constant": False},
+        },
+        "training": {"steps": 2, "batch_size": 4, "agnostic": {"source": unlabelled.name, "steps": 2}},
+        "exports": {"int8": False},
+        "evaluation": {"latency": False},
+    }
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "recipe.json", "--out", "out", "--dataset", str(labelled)]
+
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.output
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["real"]["images"] == 36
+    assert Path("out/encoder/open_clip_config.json").is_file() and Path("out/encoder/classifier.onnx").is_file()
+
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 0 and again.output.count("reused") == 6, again.output
+    assert json.loads(Path("out/report.json").read_text()) == report
