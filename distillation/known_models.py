@@ -40,7 +40,7 @@ class GeneratorRow:
 
 @dataclass(frozen=True)
 class LossRow:
-    """A loss on L2-normalised features: s of the student, t of the teacher, n images."""
+    """A loss on L2-normalised features: s of the student, t of the teacher, u of the images' prompts, n images."""
 
     name: str
     formula: str
@@ -49,7 +49,7 @@ class LossRow:
 
 
 TEACHERS = (
-    TeacherRow("starter", None, 96, 256, 0, 0, "non-commercial (trained on Tiny ImageNet photos)", "works offline"),
+    TeacherRow("starter", None, 64, 256, 0, 0, "non-commercial (trained on Tiny ImageNet photos)", "works offline"),
     TeacherRow("ViT-B-32", "datacomp_xl_s13b_b90k", 224, 512, 87_849_216, 151_277_313, "MIT", "the paper's teacher"),
     TeacherRow("ViT-B-32", "laion2b_s34b_b79k", 224, 512, 87_849_216, 151_277_313, "MIT"),
     TeacherRow("ViT-B-16", "datacomp_xl_s13b_b90k", 224, 512, 86_192_640, 149_620_737, "MIT"),
@@ -85,14 +85,40 @@ GENERATORS = (
 
 LOSSES = (
     LossRow("l2", "mean over i of ||s_i - t_i||, not squared", "arXiv 2404.16637", "the default"),
-    LossRow("mse", "mean over i and dimensions of (s - t)^2", "CLIP-KD's FD, arXiv 2307.12732"),
+    LossRow(
+        "mse", "mean over i and dimensions of (s - t)^2", "CLIP-KD's FD, arXiv 2307.12732", "CLIP-KD's weight: 2000"
+    ),
     LossRow("cosine", "mean over i of 1 - s_i . t_i", "half the squared L2 distance"),
     LossRow("i2i", "InfoNCE of s_i against all t_j, at the teacher's temperature", "arXiv 2404.16637"),
     LossRow(
         "contrastive",
         "mean of InfoNCE(s, text) and InfoNCE(text, s), text = the teacher's features of the images' prompts",
         "arXiv 2404.16637",
-        "learns spurious features of synthetic images; for comparison",
+        "learns spurious features of synthetic images; for comparison. CLIP-KD's task loss, and its ICL's student half",
+    ),
+    LossRow(
+        "crd",
+        "mean of KL(t || s) of the softmax of images over texts and of texts over images, at the teacher's temperature",
+        "CLIP-KD's CRD, arXiv 2307.12732",
+        "weight 1; CLIP-KD's unified sum is crd 1, mse 2000, contrastive 1",
+    ),
+    LossRow(
+        "mfd",
+        "mse with s of the image with 75 % of its 16-pixel patches masked",
+        "CLIP-KD's MFD, arXiv 2307.12732",
+        "weight 2000; a second forward of the student in each step",
+    ),
+    LossRow(
+        "gd",
+        "squared differences of the gradients of InfoNCE(s, u) and InfoNCE(u, s) from the teacher's, by image and text",
+        "CLIP-KD's GD, arXiv 2307.12732",
+        "weight 1e8 * (n / 1024)^2",
+    ),
+    LossRow(
+        "afd",
+        "contrastive with normalise(W [s; t] + b) for s, W and b trained too",
+        "CLIP-KD's AFD, arXiv 2307.12732",
+        "weight 1; the layer is dropped after training",
     ),
 )
 

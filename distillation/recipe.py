@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive"]
+LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive", "crd", "mfd", "gd", "afd"]
 SizePreset = Literal["xs", "s", "m", "l"]
 MAX_CLASSES = 5000
 
@@ -230,7 +230,11 @@ class Training(Section):
     """How the student learns. Give at most one of `epochs`, `steps`, `minutes`."""
 
     losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(
-        {"l2": 1.0}, min_length=1, description="Losses and their weights, summed."
+        {"l2": 1.0},
+        min_length=1,
+        description="Losses and their weights, summed. CLIP-KD's, with its weights: `crd` 1, `mse` (its FD) 2000, "
+        "`mfd` 2000, `contrastive` (its task loss, which has its ICL in it) 1, `afd` 1, `gd` 1e8 * (n / 1024)^2 for "
+        "batches of n; its unified sum is `{crd: 1, mse: 2000, contrastive: 1}`.",
     )
     optimizer: Literal["adamw", "sgd", "lion", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0, le=10, description="Peak learning rate.")

@@ -1,4 +1,7 @@
-"""One student in training: its step, its averaged weights, and all of its state."""
+"""One student in training: its step, its averaged weights, and all of its state.
+
+Two losses of CLIP-KD need more of the step: ``mfd`` a second forward on masked views, ``afd`` a layer of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from typing import Any
 import timm.optim
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from distillation.corpus import TrainingBatch
 from distillation.recipe import Training
 from distillation.schedules import ema_decay
-from distillation.views import apply_views
+from distillation.views import apply_views, mask_patches
+from models.augmentation import augmentation_layer, augmented_features
 from models.cpu_layers import speed_up_bf16
 from models.losses import Batch, total_loss
 from models.memory import is_out_of_memory
@@ -29,6 +34,9 @@ OPTIMIZER_SETTINGS: dict[str, dict[str, Any]] = {
     "muon": {},
 }
 
+MASK_RATIO, MASK_PATCH = 0.75, 16
+"""Of ``mfd``: the share in CLIP-KD's scripts, and the patch of its ViTs in pixels."""
+
 
 @dataclass(frozen=True)
 class TeacherFacts:
@@ -40,7 +48,7 @@ class TeacherFacts:
         embed_dim: width of its features.
         mean, std: of its preprocessing; the student sees pixels normalised that way.
         scale: ``exp(logit_scale)``.
-        captions: text features of the distinct captions ``(c, embed_dim)``, for the contrastive loss.
+        captions: text features of the distinct captions ``(c, embed_dim)``, for the losses that need them.
     """
 
     model_cfg: dict[str, Any]
@@ -77,6 +85,11 @@ class Trainer:
             weight_decay=training.weight_decay,
             **OPTIMIZER_SETTINGS[training.optimizer],
         )
+        self.augmentation: nn.Module | None = None
+        if "afd" in training.losses:
+            self.augmentation = augmentation_layer(teacher.embed_dim).to(device)
+            for group in timm.optim.param_groups_weight_decay(self.augmentation, training.weight_decay):
+                self.optimizer.add_param_group(group)
         self._training, self._teacher, self._image_size = training, teacher, image_size
         self._mean = torch.tensor(teacher.mean, device=device)
         self._std = torch.tensor(teacher.std, device=device)
@@ -97,7 +110,7 @@ class Trainer:
         Raises:
             RuntimeError: of a kind that ``is_out_of_memory`` knows, with weights and optimiser unchanged.
         """
-        torch.manual_seed(self._training.seed * 1_000_003 + number)  # dropout and stochastic depth
+        torch.manual_seed(self._training.seed * 1_000_003 + number)  # dropout, stochastic depth, masks
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         loss = self._backward(batch)
@@ -110,8 +123,20 @@ class Trainer:
     def _loss(self, batch: TrainingBatch) -> Tensor:
         pixels = apply_views(batch.images, batch.views, self._image_size, self._mean, self._std)
         student = student_features(self.student, pixels, autocast=self._autocast)
-        seen = Batch(student, batch.features, self._teacher.scale, self._captions, batch.caption)
+        masked = augmented = None
+        if "mfd" in self._training.losses:
+            masked = self._masked_features(pixels)
+        if self.augmentation is not None:
+            augmented = augmented_features(self.augmentation, student, batch.features)
+        seen = Batch(student, batch.features, self._teacher.scale, self._captions, batch.caption, masked, augmented)
         return total_loss(self._training.losses, seen)
+
+    def _masked_features(self, pixels: Tensor) -> Tensor:
+        # Copied buffers: batch normalisation's running statistics are of whole images only.
+        buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self._autocast):
+            features = functional_call(self.student, buffers, (mask_patches(pixels, MASK_RATIO, MASK_PATCH),))
+        return nn.functional.normalize(features.float(), dim=-1)
 
     def _backward(self, batch: TrainingBatch) -> Tensor:
         """Loss with gradients left in the parameters; on an error there are none."""
@@ -152,6 +177,8 @@ class Trainer:
         tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        if self.augmentation is not None:
+            tensors |= {f"augmentation.{name}": tensor for name, tensor in self.augmentation.state_dict().items()}
         for index, entry in self.optimizer.state_dict()["state"].items():
             for name, value in entry.items():
                 tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
@@ -162,6 +189,8 @@ class Trainer:
         self.student.load_state_dict(_under("student.", tensors))
         if self.average is not None:
             self.average.load_state_dict(_under("average.", tensors))
+        if self.augmentation is not None:
+            self.augmentation.load_state_dict(_under("augmentation.", tensors))
         entries: dict[int, dict[str, Tensor]] = {}
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for key, tensor in _under("optimizer.", tensors).items():

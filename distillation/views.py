@@ -70,3 +70,24 @@ def apply_views(images: Tensor, views: Tensor, size: int, mean: Tensor, std: Ten
     scale = (1 / (255 * std)).view(1, 3, 1, 1)
     shift = (mean / std).view(1, 3, 1, 1)
     return cropped.mul_(scale).sub_(shift).contiguous(memory_format=torch.channels_last)
+
+
+def mask_patches(pixels: Tensor, ratio: float, patch: int, generator: torch.Generator | None = None) -> Tensor:
+    """Blot out a random share of each image's patches with the mean colour, which is 0 in normalised pixels.
+
+    Args:
+        pixels: normalised, shape ``(n, 3, height, width)``; unchanged.
+        ratio: share of the patches, rounded to whole ones; one stays visible.
+        patch: side of a patch in pixels; those at the right and lower edge may be cut.
+        generator: on the pixels' device; None: torch's own of that device.
+
+    Returns:
+        A masked copy.
+    """
+    count, _, height, width = pixels.shape
+    rows, columns = -(-height // patch), -(-width // patch)
+    noise = torch.rand(count, rows * columns, generator=generator, device=pixels.device)
+    masked = min(round(ratio * rows * columns), rows * columns - 1)
+    visible = (noise.argsort(1).argsort(1) >= masked).view(count, 1, rows, columns).to(pixels.dtype)
+    grid = visible.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    return pixels * grid[:, :, :height, :width]

@@ -21,6 +21,7 @@ from distillation.embedding import Embedder
 from distillation.protocol import Interrupted, Reporter, Request, StageError
 from distillation.recipe import Agnostic, Training
 from distillation.unlabelled import dataset_photos, source_photos
+from models.losses import NEED_CAPTIONS
 from models.teachers import TeacherModel
 
 SHARD = 512
@@ -46,8 +47,8 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
 
 
 def _phase(training: Training, agnostic: Agnostic) -> Training:
-    """The recipe's training with this phase's length; photos without captions have no contrastive loss."""
-    losses = {name: weight for name, weight in training.losses.items() if name != "contrastive"}
+    """The recipe's training with this phase's length; photos have no captions, so no loss that needs them."""
+    losses = {name: weight for name, weight in training.losses.items() if name not in NEED_CAPTIONS}
     epochs = None if agnostic.steps else agnostic.epochs
     length = {"epochs": epochs, "steps": agnostic.steps, "minutes": None}
     return training.model_copy(update={"losses": losses or {"l2": 1.0}, **length})

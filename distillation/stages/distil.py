@@ -11,14 +11,16 @@ from distillation.corpus import Corpus
 from distillation.distilling import distil_student, facts_of, load_recipe_teacher
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Reporter, Request, StageError
+from models.losses import NEED_CAPTIONS
 
 
 def run(request: Request, report: Reporter) -> dict[str, object]:
     """Write ``student.safetensors``, ``student.json`` and ``curve.jsonl``."""
     recipe = request.recipe
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with_captions = not NEED_CAPTIONS.isdisjoint(recipe.training.losses)
     try:
-        corpus = Corpus.open(request.inputs["generate"], device, with_captions="contrastive" in recipe.training.losses)
+        corpus = Corpus.open(request.inputs["generate"], device, with_captions=with_captions)
     except ValueError as error:
         raise StageError("too_many_dropped", str(error), "raise data.images_per_class", "data") from error
     teacher = load_recipe_teacher(recipe, device)

@@ -23,7 +23,7 @@ from distillation.stages import agnostic, distil
 from distillation.unlabelled import source_photos
 from models.students import build_student, count_params
 from tests.distillation.stage_folders import coloured_images
-from tests.distillation.training_folders import Heard, request, training_recipe, write_training_shards
+from tests.distillation.training_folders import Heard, request, training, training_recipe, write_training_shards
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_distil_writes_a_student_that_follows_the_teacher(
 
 
 def test_two_runs_give_the_same_bytes(teacher_folder: Path, shards: list[Path], tmp_path: Path) -> None:
-    wanted = training_recipe(teacher_folder, steps=4, losses={"l2": 1.0, "contrastive": 0.1})
+    wanted = training_recipe(teacher_folder, steps=4, losses={"l2": 1.0, "crd": 0.1, "afd": 0.1})
     for name in ("a", "b"):
         distil.run(request("distil", wanted, {"generate": shards}, tmp_path / name), Heard())
     assert (tmp_path / "a/student.safetensors").read_bytes() == (tmp_path / "b/student.safetensors").read_bytes()
@@ -127,7 +127,10 @@ def test_agnostic(
     monkeypatch.setattr(agnostic, "SHARD", 30)
     name, inputs = source
     wanted = training_recipe(
-        teacher_folder, losses={"contrastive": 1.0}, agnostic={"source": name, "steps": 40}, lr=5e-3
+        teacher_folder,
+        losses={"contrastive": 1.0, "crd": 1.0, "gd": 1.0, "afd": 1.0},
+        agnostic={"source": name, "steps": 40},
+        lr=5e-3,
     )
     out = tmp_path / "out"
     with pytest.raises(Interrupted):
@@ -139,6 +142,13 @@ def test_agnostic(
     assert summary["steps"] == 40 and summary["holdout_cosine"] > 0.8
     assert distilled(out)[0]["init"] == "scratch"
     assert "agreement" not in summary
+
+
+def test_the_agnostic_phase_keeps_the_losses_that_need_no_caption() -> None:
+    phase = agnostic.Agnostic(source="photos.tar")
+    unified = training(losses={"crd": 1, "mse": 2000, "contrastive": 1, "mfd": 2000, "gd": 1, "afd": 1})
+    assert agnostic._phase(unified, phase).losses == {"mse": 2000, "mfd": 2000}
+    assert agnostic._phase(training(losses={"crd": 1, "afd": 1}), phase).losses == {"l2": 1.0}
 
 
 def test_agnostic_takes_no_more_than_asked(source: tuple[str, dict[str, list[Path]]]) -> None:

@@ -65,11 +65,12 @@ def test_it_learns(corpus: Corpus, teacher: TeacherFacts, tmp_path: Path) -> Non
     assert sum("holdout_cosine" in row for row in curve) == 4
 
 
+@pytest.mark.parametrize("losses", [{"l2": 1.0}, {"afd": 1.0, "mfd": 2000.0, "mse": 1.0}])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion", "muon"])
 def test_every_optimizer_repeats_itself_and_resumes_exactly(
-    optimizer: str, corpus: Corpus, teacher: TeacherFacts, tmp_path: Path
+    optimizer: str, losses: dict[str, float], corpus: Corpus, teacher: TeacherFacts, tmp_path: Path
 ) -> None:
-    changes = {"optimizer": optimizer, "lr": 1e-3}
+    changes = {"optimizer": optimizer, "lr": 1e-3, "losses": losses}
     unbroken, _ = run(corpus, teacher, tmp_path / "a", **changes)
     with pytest.raises(Interrupted):
         run(corpus, teacher, tmp_path / "b", (heard := Heard(stop_after=5)), **changes)
@@ -175,9 +176,27 @@ def test_length(changes: dict[str, Any], images: int) -> None:
     assert training_length(training(**changes), 54) == Length(images)
 
 
-def test_contrastive_trains_on_captions(corpus: Corpus, teacher: TeacherFacts, tmp_path: Path) -> None:
-    _, summary = run(corpus, teacher, tmp_path, losses={"contrastive": 1.0, "l2": 0.1}, steps=3)
+@pytest.mark.parametrize(
+    "losses", [{"contrastive": 1, "l2": 0.1}, {"crd": 1, "mse": 2000, "contrastive": 1}, {"gd": 6100, "afd": 1}]
+)
+def test_losses_on_captions_train(
+    losses: dict[str, float], corpus: Corpus, teacher: TeacherFacts, tmp_path: Path
+) -> None:
+    _, summary = run(corpus, teacher, tmp_path, losses=losses, steps=3)
     assert math.isfinite(summary["loss"])
+
+
+def test_the_layer_of_afd_is_trained_and_part_of_the_state(corpus: Corpus, teacher: TeacherFacts) -> None:
+    trainer = new_trainer(corpus, teacher, training(losses={"afd": 1.0}))
+    before = state(trainer)
+    trainer.step(corpus.batch(0, 8, 0), 0, 1e-2)
+    after = state(trainer)
+    names = {name for name in before if name.startswith("augmentation.")}
+    assert names == {"augmentation.weight", "augmentation.bias"}
+    assert all(not torch.equal(before[name], after[name]) for name in names)
+    width = teacher.embed_dim
+    assert any(t.shape == (width, 2 * width) for name, t in after.items() if name.startswith("optimizer."))
+    assert not any("augmentation" in name for name in trainer.result.state_dict())
 
 
 def test_schedules() -> None:
