@@ -9,11 +9,13 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    DiffusionPipeline,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from peft import LoraConfig, get_peft_model_state_dict
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from models.clip_directory import save_clip_directory
@@ -107,6 +109,15 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: P
         "resize_mode": "shortest",
     }
     save_clip_directory(model, folder, model_cfg=config, preprocess_cfg=preprocess, tokenizer_folder=tokenizer_folder)
+    return folder
+
+
+def save_lora(pipeline_folder: Path, folder: Path) -> Path:
+    """A random LoRA for a pipeline's UNet, in diffusers' own format."""
+    torch.manual_seed(0)
+    pipeline = DiffusionPipeline.from_pretrained(pipeline_folder)
+    pipeline.unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    pipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(pipeline.unet))
     return folder
 
 

@@ -32,7 +32,7 @@ def test_every_shipped_recipe_is_valid_and_headed(path: Path) -> None:
 
 
 def test_there_are_recipes() -> None:
-    assert {path.name for path in RECIPES} >= {"demo.yaml"}
+    assert {path.name for path in RECIPES} >= {"default.yaml", "demo.yaml", "popp2024.yaml"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from distillation.__main__ import app
-from tests.distillation.stage_folders import NAMES, coloured_images
+from tests.distillation.photo_builders import photo, write_tar
+from tests.distillation.stage_folders import NAMES
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> tuple[Path, Path]:
     """Labelled photos in folders, and unlabelled ones in a tar file."""
-    images, labels = coloured_images(7, 80)
-    with tarfile.open(tmp_path / "unlabelled.tar", "w") as archive:
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, "JPEG")
-            folder = tmp_path / "photos" / NAMES[label]
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{index}.jpg").write_bytes(buffer.getvalue())
-            member = tarfile.TarInfo(f"{index}.jpg")
-            member.size = buffer.tell()
-            archive.addfile(member, io.BytesIO(buffer.getvalue()))
-    return tmp_path / "photos", tmp_path / "unlabelled.tar"
+    shades = {f"{name}-{i}.jpg": photo((80 * (i % 3), 20 * i, 60)) for name in NAMES for i in range(12)}
+    for name, content in shades.items():
+        folder = tmp_path / "photos" / name.partition("-")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return tmp_path / "photos", write_tar(tmp_path / "unlabelled.tar", shades)
 
 
 def test_a_job_without_the_service(
