@@ -16,7 +16,7 @@ from demo.service import ServiceError, embedded_service, log_tails
 from demo.summary import summary
 
 LOG = "service.log"
-MADE = ("home", "encoder", "samples", "photos", "report.json", "grid.png")
+MADE = ("home", "encoder", "samples", "photos", "report.json", "report.svg", "grid.png")
 
 
 def arguments() -> argparse.Namespace:

@@ -14,6 +14,7 @@ from demo import use_onnx
 from demo.command_line import CommandLine
 from demo.grid import draw_grid
 from demo.photos import some_photos
+from demo.report_picture import draw_report
 
 RECIPE = Path("recipes/demo.yaml")
 TOLERANCE = 1e-3
@@ -55,6 +56,7 @@ def run_demo(command: CommandLine, out: Path, real: Path | None, second_size: st
     job = found.first["id"]
     command.show("report", job)
     found.report = command.json("report", job)
+    draw_report(found.report, out / "report.svg")
     found.checks |= check_report(found.report, with_real=real is not None)
 
     say("Some of the synthetic images it learnt from.")

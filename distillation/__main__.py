@@ -1,4 +1,4 @@
-"""``python -m distillation``: the job without any service, and the stages that the service's workers call."""
+"""python -m distillation: the job without any service, and the stages that the service's workers call."""
 
 from __future__ import annotations
 

@@ -62,9 +62,10 @@ class Resolved(NamedTuple):
 
 # Both tiers go from weak to strong: a budget takes the last row that fits.
 SMALL_STUDENTS = (
-    StudentRow("test_resnet", 64, 372_688, 96, False, 16_392_192, "xs"),
-    StudentRow("lcnet_035", 96, 363_370, 1280, True, 4_989_512, "s"),
+    StudentRow("lcnet_035", 96, 363_370, 1280, True, 4_989_512),
     StudentRow("lcnet_050", 96, 599_856, 1280, True, 8_281_728),
+    StudentRow("test_resnet", 64, 372_688, 96, False, 16_392_192, "xs"),
+    StudentRow("test_resnet", 96, 372_688, 96, False, 36_882_432, "s"),
     StudentRow("mobilenetv4_conv_small_050", 96, 957_952, 1280, True, 12_157_728, "m"),
     StudentRow("lcnet_100", 96, 1_672_800, 1280, True, 29_031_680),
     StudentRow("mobilenetv4_conv_small", 96, 2_493_024, 1280, True, 34_932_288),

@@ -1,4 +1,4 @@
-"""``python -m starter``: train the starter weights, or print their figures. Long runs resume from ``--work``."""
+"""python -m starter: train the starter weights, or print their figures. Long runs resume from --work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEED = 0
 
 
 @app.command()
-def teacher(data: Data, work: Work = WORK, steps: int = 1100, batch_size: int = 256) -> None:
+def teacher(data: Data, work: Work = WORK, steps: int = 5600, batch_size: int = 128) -> None:
     """Train the teacher contrastively."""
     work.mkdir(parents=True, exist_ok=True)
     train_teacher(data, STARTER / "teacher", steps=steps, batch_size=batch_size, seed=SEED, work=work)
@@ -33,7 +33,7 @@ def teacher(data: Data, work: Work = WORK, steps: int = 1100, batch_size: int = 
 
 @app.command()
 def generator(
-    data: Data, work: Work = WORK, autoencoder_steps: int = 900, steps: int = 3000, batch_size: int = 64
+    data: Data, work: Work = WORK, autoencoder_steps: int = 600, steps: int = 6000, batch_size: int = 64
 ) -> None:
     """Train the autoencoder, then the denoiser."""
     work.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def generator(
 
 
 @app.command()
-def students(data: Data, work: Work = WORK, steps: int = 800) -> None:
+def students(data: Data, work: Work = WORK, steps: int = 1000) -> None:
     """Train the base students on unlabelled photos."""
     work.mkdir(parents=True, exist_ok=True)
     for preset in PRESETS:
@@ -63,7 +63,7 @@ def students(data: Data, work: Work = WORK, steps: int = 800) -> None:
 
 @app.command()
 def scores(
-    data: Data, images_per_class: int = 32, steps: int = 8, guidance: float = 3.0, seed: int = 1_000_000
+    data: Data, images_per_class: int = 16, steps: int = 8, guidance: float = 6.0, seed: int = 1_000_000
 ) -> None:
     """Measure everything on photos that were not trained on, print it, and write it beside the weights."""
     figures = scoring.score_all(data, images_per_class=images_per_class, steps=steps, guidance=guidance, seed=seed)

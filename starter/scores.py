@@ -98,6 +98,7 @@ def _generator(
         "teacher_acc1_200_classes": _percent(right),
         f"teacher_acc1_{len(GENERATED)}_classes": _percent(among),
         "per_class_200": {names[c]: _percent(right[labels == c]) for c in GENERATED},
+        f"per_class_{len(GENERATED)}": {names[c]: _percent(among[labels == c]) for c in GENERATED},
         "median_rms_to_nearest_training_photo": round(float(np.median(nearest)), 4),
         "smallest_rms_to_nearest_training_photo": round(float(nearest.min()), 4),
         "validation_photos_median_rms": round(float(np.median(reference)), 4),

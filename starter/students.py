@@ -1,15 +1,25 @@
-"""Base students: the product's own domain-agnostic phase on Tiny ImageNet's training photos, labels unused."""
+"""Base students: the product's own domain-agnostic phase on Tiny ImageNet's training photos, labels unused.
+
+Photos of the demo's domain (food) are left out, so that the demo's student never meets a photo of its classes.
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from distillation.datasets import import_dataset
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+
+from distillation.datasets import import_dataset, is_dataset
 from distillation.plan import STARTER
 from distillation.protocol import Reporter, Request, file_sha256
 from distillation.recipe import Recipe
 from distillation.runner import run_stage
+from starter.classes import FOOD
 
 PRESETS = ("xs", "s")
 
@@ -17,12 +27,15 @@ PRESETS = ("xs", "s")
 def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed: int) -> Path:
     """Distil the starter teacher into one preset on unlabelled photos; returns the folder written."""
     photos = work / "photos"
-    if not (photos / "dataset.json").is_file():
+    if not is_dataset(photos):
         source = work / "parquet"
         shutil.rmtree(source, ignore_errors=True)
         source.mkdir(parents=True)
-        for path in [*sorted(data.glob("train*.parquet")), data / "classes.tsv"]:
-            shutil.copyfile(path, source / path.name)
+        shutil.copyfile(data / "classes.tsv", source / "classes.tsv")
+        for path in sorted(data.glob("train*.parquet")):
+            table = pq.read_table(path)
+            kept = pc.invert(pc.is_in(table["label"], pa.array(FOOD, table["label"].type)))
+            pq.write_table(table.filter(kept), source / path.name)
         import_dataset(source, photos)
         shutil.rmtree(source)
     recipe = Recipe.model_validate(
@@ -35,7 +48,7 @@ def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed:
                 "views": 1,
                 "crop_scale": [0.4, 1.0],
                 "seed": seed,
-                "agnostic": {"source": str(photos), "max_images": 30_000, "steps": steps},
+                "agnostic": {"source": str(photos), "max_images": 60_000, "steps": steps},
             },
         }
     )
@@ -45,7 +58,9 @@ def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed:
         run_stage(request, Reporter())
     target = STARTER / "students" / preset
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("student.safetensors", "student.json"):
-        shutil.copyfile(out / name, target / name)
+    shutil.copyfile(out / "student.json", target / "student.json")
+    weights = load_file(out / "student.safetensors")
+    halves = {name: value.half() if value.dtype == torch.float32 else value for name, value in weights.items()}
+    save_file(halves, target / "student.safetensors")
     print(f"{preset}: {target / 'student.safetensors'} {file_sha256(target / 'student.safetensors')[:16]}")
     return target

@@ -15,7 +15,7 @@ from open_clip.tokenizer import bytes_to_unicode
 from transformers import CLIPTokenizer
 
 MERGES = 6000
-CONTEXT_LENGTH = 20
+CONTEXT_LENGTH = 32
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
