@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from stillroom.report_view import report_view
 
-LEFT_OUT = ("latency", "files", "int8")
+LEFT_OUT = ("latency", "files")
 
 
 def draw_report(report: Mapping[str, Any], target: Path) -> None:

@@ -26,13 +26,15 @@ class Estimate(TypedDict):
 
 
 TYPICAL_RATES: Mapping[str, Rates] = {
-    # Measured on two CPU cores: starter generator, 8 steps with guidance; student steps at bf16.
-    "starter": {"images_per_s": 12.0, "train_gmacs_per_s": 25.0},
-    # A 24 GB GPU with a 512-pixel few-step pipeline; an assumption until this installation has measured.
+    # Measured on two CPU cores (make demo): starter generator, 8 steps with guidance; student steps at bf16.
+    "starter": {"images_per_s": 21.0, "train_gmacs_per_s": 50.0},
+    # A 24 GB GPU with a few-step pipeline; an assumption until this installation has measured.
     "full": {"images_per_s": 10.0, "train_gmacs_per_s": 3000.0},
 }
+TYPICAL_SIDE = {"starter": 64, "full": 512}
+"""Side in pixels of the images behind the rates; the work grows with the area."""
 SAMPLES_PER_KEPT_IMAGE = 1.6
-"""The quality filter drops some; what the demo saw."""
+"""Where the teacher refuses images: a guess, for it depends on the generator."""
 FIXED_MINUTES = 0.7
 """Process starts, evaluation and export."""
 
@@ -50,8 +52,10 @@ def estimate(
     used = rates or TYPICAL_RATES[tier]
     images = image_count(recipe)
     minutes = FIXED_MINUTES
+    side = recipe.data.generator.size or TYPICAL_SIDE[tier]
     if "generate" not in reused:
-        minutes += images * SAMPLES_PER_KEPT_IMAGE / used["images_per_s"] / 60
+        samples = images * (SAMPLES_PER_KEPT_IMAGE if recipe.data.filter.teacher_agrees else 1)
+        minutes += samples * (side / TYPICAL_SIDE[tier]) ** 2 / used["images_per_s"] / 60
     steps = step_count(recipe)
     if "distil" not in reused:
         if steps is None:
@@ -59,7 +63,6 @@ def estimate(
         else:
             gmacs = 3 * student.macs * recipe.training.batch_size * steps / 1e9
             minutes += gmacs / used["train_gmacs_per_s"] / 60
-    side = recipe.data.generator.size or (64 if tier == "starter" else 256)
     pixels = images * min(side, 256) ** 2 * 3
     features = images * (recipe.training.views + 1) * 2 * 512
     jpeg = images * side * side // 4

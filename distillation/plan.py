@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.catalogue import resolve_student
-from distillation.recipe import Recipe
+from distillation.recipe import Recipe, is_local
 
 ENGINE = 1
 """Raised when a change of code changes outputs: old keys then no longer match."""
@@ -64,7 +64,7 @@ def resolve_model(model: str, kind: str) -> str:
 def model_folder(model: str, kind: str) -> Path | None:
     """The local directory of a model, or None for one on a hub or built into open_clip."""
     name = resolve_model(model, kind).removeprefix("local-dir:")
-    return Path(name) if name.startswith(("/", ".")) else None
+    return Path(name) if is_local(name) else None
 
 
 def fingerprint(model: str, kind: str, *details: str | None) -> str:

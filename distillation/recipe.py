@@ -18,6 +18,11 @@ SizePreset = Literal["xs", "s", "m", "l"]
 MAX_CLASSES = 5000
 
 
+def is_local(model: str) -> bool:
+    """Whether a model's name is a directory on the machine that runs the job: it starts with / or a dot."""
+    return model.startswith(("/", "."))
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are frozen once validated."""
 
@@ -114,7 +119,7 @@ class Teacher(Section):
     def _pinned(self) -> Self:
         if self.model.startswith("hf-hub:") and not self.revision:
             raise ValueError("a hub model needs `revision`, the commit to pin")
-        named = self.model != "starter" and ":" not in self.model and not self.model.startswith(("/", "."))
+        named = self.model != "starter" and ":" not in self.model and not is_local(self.model)
         if named and not self.pretrained:
             raise ValueError("an open_clip model by name needs `pretrained`, the tag of its weights")
         return self
@@ -137,8 +142,7 @@ class Generator(Section):
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
-        hub = self.model != "starter" and not Path(self.model).is_absolute() and not self.model.startswith(".")
-        if hub and not self.revision:
+        if self.model != "starter" and not is_local(self.model) and not self.revision:
             raise ValueError("a hub pipeline needs `revision`, the commit to pin (a directory starts with / or .)")
         return self
 

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline, LCMScheduler
 from torch import nn
 
 from models.errors import ModelError
-from models.hub import explain_hub_error
+from models.hub import explain_hub_error, is_path
 from models.teachers import bf16_is_native
 
 FIELD = "data.generator.model"
@@ -35,7 +35,7 @@ def load_generator(
     Raises:
         ModelError: weights_missing, weights_gated or hub_unreachable.
     """
-    if _is_path(model) and not (Path(model) / "model_index.json").is_file():
+    if is_path(model) and not (Path(model) / "model_index.json").is_file():
         raise ModelError(
             "weights_missing",
             f"'{model}' is not a diffusers pipeline: it has no model_index.json",
@@ -96,11 +96,11 @@ def _weight_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
 
 
 def _fuse_lora(pipeline: DiffusionPipeline, lora: str) -> None:
-    name, _, revision = (lora, "", "") if _is_path(lora) else lora.partition("@")
+    name, _, revision = (lora, "", "") if is_path(lora) else lora.partition("@")
     if not hasattr(pipeline, "load_lora_weights"):
         message = f"{type(pipeline).__name__} takes no LoRA"
         raise ModelError("bad_architecture", message, "leave data.generator.lora out", "data.generator.lora")
-    if _is_path(name) and not Path(name).exists():
+    if is_path(name) and not Path(name).exists():
         raise ModelError("weights_missing", f"there is no LoRA at '{name}'", "check its path", "data.generator.lora")
     try:
         pipeline.load_lora_weights(name, revision=revision or None, use_safetensors=True)
@@ -110,7 +110,3 @@ def _fuse_lora(pipeline: DiffusionPipeline, lora: str) -> None:
         raise explain_hub_error(error, f"the LoRA '{lora}'", "data.generator.lora") from error
     if "lcm" in Path(name).name.lower():
         pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
-
-
-def _is_path(model: str) -> bool:
-    return model.startswith(("/", "."))

@@ -13,6 +13,11 @@ MISSING = (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.RemoteEnt
 UNREACHABLE = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError, ConnectionError, TimeoutError)
 
 
+def is_path(model: str) -> bool:
+    """Whether a model's name is a directory or file on this machine: it starts with / or a dot."""
+    return model.startswith(("/", "."))
+
+
 def snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path:
     """Download (or find in the cache) the files of ``repository`` at ``revision`` that match ``patterns``.
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.clip_directory import CONFIG, TOKENIZER_FILES
 from models.errors import ModelError
-from models.hub import explain_hub_error, snapshot
+from models.hub import explain_hub_error, is_path, snapshot
 
 SAME_FEATURES = 0.999
 """Smallest cosine between bf16 and fp32 features at which bf16 is used."""
@@ -155,7 +155,7 @@ def load_teacher(
         folder: Path | None = snapshot(
             model.removeprefix("hf-hub:"), revision, ["*.json", "*.safetensors", "*.txt", "*.model"]
         )
-    elif model.startswith("local-dir:") or Path(model).is_absolute() or model.startswith("."):
+    elif model.startswith("local-dir:") or is_path(model):
         folder = Path(model.removeprefix("local-dir:"))
     else:
         folder = None

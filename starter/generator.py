@@ -224,8 +224,10 @@ def train_generator(
 def save_pipeline(trained: Iterable[torch.nn.Module], vae_folder: Path, tokenizer: CLIPTokenizer, out: Path) -> None:
     """Write a StableDiffusionPipeline in fp16 safetensors."""
     unet, text_encoder = trained
+    vae = AutoencoderTiny.from_pretrained(vae_folder)
+    vae.register_to_config(_name_or_path="")  # else the folder's path on this machine is saved with it
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderTiny.from_pretrained(vae_folder),
+        vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,

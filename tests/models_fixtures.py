@@ -90,7 +90,7 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: P
             "image_size": IMAGE_SIZE,
         },
         "text_cfg": {
-            "context_length": 20,
+            "context_length": 20,  # with random weights, what keeps the tests' images away from ties
             "vocab_size": len(build_tokenizer(tokenizer_folder)),
             "hf_tokenizer_name": "tiny",
             "width": WIDTH,

@@ -14,7 +14,7 @@ from distillation.class_matching import match_classes
 from distillation.known_models import teacher_shape
 from distillation.photo_files import DatasetError
 from distillation.plan import STARTER, StageTask, fingerprint, model_folder, plan, shard_count
-from distillation.recipe import Recipe
+from distillation.recipe import Recipe, is_local
 from state.tables import Dataset
 
 DATASET = "ds_"
@@ -107,7 +107,7 @@ def _folders(recipe: Recipe) -> list[FieldError]:
 
 
 def _absolute(name: str | None) -> Path | None:
-    return Path(name) if name and name.startswith(("/", ".")) else None
+    return Path(name) if name and is_local(name) else None
 
 
 def _datasets(session: Session, recipe: Recipe, warnings: list[str]) -> list[FieldError]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,11 @@ def test_ctrl_c_leaves_the_job_alone(url: str, faults: Faults) -> None:
     faults.status, faults.stays, faults.events = "training", True, faults.events[:2]
     command = [sys.executable, "-m", "stillroom", "--url", url, "submit", *FLAGS, "--wait"]
     environment = os.environ | {"PYTHONPATH": str(CLIENT)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    # A shell's background jobs ignore SIGINT, and their children inherit that.
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=listens
+    )
     try:
         deadline = time.monotonic() + 60
         while not faults.last_event_ids and time.monotonic() < deadline:
