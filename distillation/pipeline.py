@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from distillation.datasets import import_dataset, is_dataset
 from distillation.plan import StageTask, fingerprint, plan
 from distillation.protocol import Request, StageError
 from distillation.recipe import Recipe
+from distillation.stage_process import StageProcess
 
 Listener = Callable[[StageTask, dict[str, Any]], None]
 
@@ -31,7 +30,7 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
     tasks = plan(recipe, lambda name: fingerprint(str(external[name]), "dataset") if name in external else name)
     folders: dict[str, list[Path]] = {}
     for task in tasks:
-        folder = out / "stages" / f"{task.stage}-{task.shard}-{task.key[:12]}"
+        folder = out / "stages" / f"{task.stage}-{task.shard}-{task.key[:12]}" / "out"
         folders.setdefault(task.stage, []).append(folder)
         if (folder / "manifest.json").is_file():
             on_event(task, {"event": "reused"})
@@ -68,20 +67,25 @@ def _external_inputs(recipe: Recipe, out: Path) -> dict[str, Path]:
 
 
 def _run_in_child(request: Request, task: StageTask, on_event: Listener) -> None:
-    request_file = request.out / "request.json"
+    request_file = request.out.with_name("request.json")
     request.write(request_file)
-    command = [sys.executable, "-m", "distillation", "stage", str(request_file)]
-    failure = StageError("internal", f"stage {task.stage} ended without a word", "look at its output above")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[1]) as child:
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                event = json.loads(line)
-                if event["event"] == "error":
-                    failure = StageError(event["code"], event["message"], event["hint"], event["field"])
-                on_event(task, event)
-        except BaseException:
-            child.terminate()
-            raise
-    if child.returncode != 0:
+    log = request_file.with_name("stderr.log")
+    failure = StageError("internal", f"stage {task.stage} ended without a word", f"its last words are in {log}")
+    child = StageProcess(request_file)
+    try:
+        for line in _lines(child):
+            event = json.loads(line)
+            if event["event"] == "error":
+                failure = StageError(event["code"], event["message"], event["hint"], event["field"])
+            on_event(task, event)
+    finally:
+        child.close()
+    if child.exit_status() != 0:
         raise failure
+
+
+def _lines(child: StageProcess) -> Iterator[str]:
+    while child.exit_status() is None:
+        if (line := child.line()) is not None:
+            yield line
+    yield from child.remaining_lines()

@@ -87,7 +87,7 @@ def operations() -> str:
     rows = [
         f"| `STILLROOM_{name.upper()}` | {_default(field)} | {field.description} |\n"
         for name, field in Settings.model_fields.items()
-        if name != "child_command"
+        if name != "stage_entry"
     ]
     table = "| variable | default | meaning |\n|---|---|---|\n" + "".join(rows)
     return f"{head}<!-- settings -->\n\n{table}\n<!-- settings -->{tail}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from distillation.stage_process import ENTRY
 
 
 class Settings(BaseSettings):
@@ -45,10 +46,10 @@ class Settings(BaseSettings):
     scratch_days: float = Field(
         default=7, gt=0, description="Age at which unused scratch and cache folders are removed."
     )
-    child_command: tuple[str, ...] = Field(
-        default=(sys.executable, "-m", "distillation"),
-        min_length=1,
-        description="Command that runs `stage REQUEST.json`.",
+    stage_entry: str = Field(
+        default=ENTRY,
+        pattern=r"^[\w.]+:\w+$",
+        description="`module:function` that a stage's process calls with its request file.",
     )
 
     @model_validator(mode="after")

@@ -15,13 +15,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from distillation.stage_process import StageProcess
 from state.blobs import BlobStore
 from state.claims import Claim, claim_task, fail_task, finish_task, release_task
 from state.database import session_scope
 from state.errors import StaleToken
 from state.remake import remake_input
 from state.settings import Settings
-from workers.child import Child
 from workers.failures import failure_of, failure_of_exception
 from workers.lease import Lease
 from workers.narration import Narration
@@ -29,7 +29,6 @@ from workers.workspace import InputGone, Output, discard, prepare, store_output
 
 log = logging.getLogger(__name__)
 Outcome = Literal["done", "failed", "released", "lost", "not claimed"]
-POLL_SECONDS = 0.2
 
 
 class Stopped(Exception):
@@ -107,11 +106,11 @@ def _run_child(
         StaleToken: the task is another worker's.
         StageFailed: it failed.
     """
-    child = Child([*settings.child_command, "stage", str(request_file)], request_file.parent)
+    child = StageProcess(request_file, settings.stage_entry)
     try:
         asked = False
         while child.exit_status() is None and not asked:
-            if (line := child.line(POLL_SECONDS)) is not None:
+            if (line := child.line()) is not None:
                 narration.read(line)
             if lease.lost.is_set():
                 raise StaleToken(f"task {claim.task_id} was given to another worker")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from functools import lru_cache
 
-from celery.signals import worker_shutting_down
+from celery.signals import worker_ready, worker_shutting_down
 
+from distillation.stage_process import warm_up
 from state.blobs import BlobStore
 from state.database import default_engine
 from state.settings import get_settings
@@ -17,6 +18,11 @@ from workers.supervisor import run_task as supervise
 from workers.trim import trim_if_due
 
 SHUTDOWN = threading.Event()
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _import_ahead(**_: object) -> None:
+    warm_up(get_settings().stage_entry)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -19,9 +19,9 @@ def test_everything_follows_from_home(tmp_path: Path) -> None:
 def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLROOM_PORT", "9000")
     monkeypatch.setenv("STILLROOM_API_KEY", "")
-    monkeypatch.setenv("STILLROOM_CHILD_COMMAND", '["python3", "stage.py"]')
+    monkeypatch.setenv("STILLROOM_STAGE_ENTRY", "my.stages:main")
     settings = Settings()
-    assert (settings.port, settings.api_key, settings.child_command) == (9000, None, ("python3", "stage.py"))
+    assert (settings.port, settings.api_key, settings.stage_entry) == (9000, None, "my.stages:main")
     assert environment(broker_url="redis://x")["STILLROOM_BROKER_URL"] == "redis://x"
 
 

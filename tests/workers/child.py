@@ -49,9 +49,9 @@ def slow(out: Path) -> dict[str, Any]:
     return {"resumed_from": first}
 
 
-def main(request_file: str) -> int:
+def main(request_file: Path) -> int:
     signal.signal(signal.SIGTERM, ask_to_stop)
-    request = json.loads(Path(request_file).read_text())
+    request = json.loads(request_file.read_text())
     out, stage = Path(request["out"]), request["stage"]
     ways = dict(item.split("=") for item in request["recipe"]["domain"]["superclass"].split(",") if item)
     way = ways.get(stage, "well")
@@ -115,8 +115,3 @@ def write(request: dict[str, Any], out: Path, summary: dict[str, Any]) -> None:
         listed.append({"name": name, "sha256": sha, "size": len(content)})
     manifest = {"stage": stage, "shard": request["shard"], "key": request["key"], "seconds": 0.1, "files": listed}
     (out / "manifest.json").write_text(json.dumps({**manifest, "versions": {}, "seed": 0, "summary": summary}))
-
-
-if __name__ == "__main__":
-    assert sys.argv[1] == "stage"
-    sys.exit(main(sys.argv[2]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from workers.celery_app import make_app
 from workers.janitor import run as run_janitor
 from workers.supervisor import Outcome, run_task
 
-CHILD = (sys.executable, str(Path(__file__).with_name("child.py")))
+ENTRY = "tests.workers.child:main"
 
 
 @dataclass
@@ -117,7 +116,7 @@ def house_of(tmp_path: Path) -> Callable[..., House]:
         values: dict[str, object] = {
             "home": tmp_path / "home",
             "database_url": engine.url.render_as_string(hide_password=False),
-            "child_command": CHILD,
+            "stage_entry": ENTRY,
             "lease_seconds": 30,
             "heartbeat_seconds": 0.2,
             "grace_seconds": 5,

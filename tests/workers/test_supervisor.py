@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from state.database import database_now, make_engine, read_scope, session_scope
 from state.jobs import request_cancel, retry_job
 from state.tables import Checkpoint, Dataset, Encoder, EncoderFile, Task
 from tests.workers.conftest import House, in_background, wait_until
-from workers import launch
 from workers.trim import trim
 
 
@@ -276,17 +273,3 @@ def test_trim_keeps_what_unfinished_jobs_need(sqlite_house: House) -> None:
         os.utime(folder, (1, 1))
     assert trim(house.engine, house.settings) == 2
     assert all(folder.is_dir() for folder in (*needed, young))
-
-
-def test_a_folder_is_never_worked_in_twice(tmp_path: Path) -> None:
-    lock = str(tmp_path / "lock")
-    first = subprocess.Popen(launch.command(["sleep", "600"], signal_number=9, lock_file=lock))
-    wait_until(lambda: (tmp_path / "lock").exists() and "sleep" in Path(f"/proc/{first.pid}/cmdline").read_text())
-    code = f"import sys; sys.path.insert(0, {str(Path(launch.__file__).parent)!r}); import launch; "
-    code += f"launch.LOCK_SECONDS = 0.3; print(launch.hold({lock!r}))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told == "False\n"
-    first.kill()
-    first.wait()
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told == "True\n"
