@@ -10,8 +10,8 @@ from distillation.plan import image_count, step_count
 from distillation.recipe import Recipe
 
 
-class Rates(TypedDict):
-    """Measured speeds of this installation; see :data:`TYPICAL_RATES` for where there are none yet."""
+class Rates(TypedDict, total=False):
+    """Speeds: images kept per second, and the student's multiplications in training."""
 
     images_per_s: float
     train_gmacs_per_s: float
@@ -40,29 +40,32 @@ FIXED_MINUTES = 0.7
 
 
 def estimate(
-    recipe: Recipe, student: Resolved, *, reused: frozenset[str] = frozenset(), rates: Rates | None = None
+    recipe: Recipe, student: Resolved, *, reused: frozenset[str] = frozenset(), measured: Rates | None = None
 ) -> Estimate:
     """Estimate one job.
 
     Args:
         reused: stages whose outputs exist already.
-        rates: speeds measured by earlier jobs of this installation.
+        measured: speeds of earlier jobs of this installation, as far as there are any; of images of this recipe's
+            generator and size, for they depend on both.
     """
     tier = "starter" if recipe.data.generator.model == "starter" else "full"
-    used = rates or TYPICAL_RATES[tier]
+    measured = measured or {}
+    typical = TYPICAL_RATES[tier]
     images = image_count(recipe)
     minutes = FIXED_MINUTES
     side = recipe.data.generator.size or TYPICAL_SIDE[tier]
     if "generate" not in reused:
-        samples = images * (SAMPLES_PER_KEPT_IMAGE if recipe.data.filter.teacher_agrees else 1)
-        minutes += samples * (side / TYPICAL_SIDE[tier]) ** 2 / used["images_per_s"] / 60
+        tries = SAMPLES_PER_KEPT_IMAGE if recipe.data.filter.teacher_agrees else 1
+        expected = typical["images_per_s"] / tries / (side / TYPICAL_SIDE[tier]) ** 2
+        minutes += images / measured.get("images_per_s", expected) / 60
     steps = step_count(recipe)
     if "distil" not in reused:
         if steps is None:
             minutes += recipe.training.minutes or 0.0
         else:
             gmacs = 3 * student.macs * recipe.training.batch_size * steps / 1e9
-            minutes += gmacs / used["train_gmacs_per_s"] / 60
+            minutes += gmacs / measured.get("train_gmacs_per_s", typical["train_gmacs_per_s"]) / 60
     pixels = images * min(side, 256) ** 2 * 3
     features = images * (recipe.training.views + 1) * 2 * 512
     jpeg = images * side * side // 4
@@ -71,5 +74,14 @@ def estimate(
         "steps": steps,
         "minutes": round(minutes, 1),
         "bytes": pixels + features + jpeg + 8 * student.params,
-        "basis": "measured on this installation" if rates else f"typical rates of the {tier} tier",
+        "basis": _basis(measured, tier),
     }
+
+
+def _basis(measured: Rates, tier: str) -> str:
+    names = {"images_per_s": "generation", "train_gmacs_per_s": "training"}
+    known = [name for rate, name in names.items() if rate in measured]
+    if len(known) == len(names):
+        return "measured on this installation"
+    guessed = f"typical rates of the {tier} tier"
+    return f"{known[0]} measured on this installation, else {guessed}" if known else guessed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.datasets import import_dataset, is_dataset
-from distillation.plan import StageTask, fingerprint, plan
+from distillation.plan import StageTask, dataset_fingerprint, plan
 from distillation.protocol import Request, StageError
 from distillation.recipe import Recipe
 from distillation.stage_process import StageProcess
@@ -27,7 +27,7 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
     """
     out = out.resolve()  # the child processes have another working directory
     external = _external_inputs(recipe, out)
-    tasks = plan(recipe, lambda name: fingerprint(str(external[name]), "dataset") if name in external else name)
+    tasks = plan(recipe, lambda name: dataset_fingerprint(str(external.get(name, name))))
     folders: dict[str, list[Path]] = {}
     for task in tasks:
         folder = out / "stages" / f"{task.stage}-{task.shard}-{task.key[:12]}" / "out"

@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from braceexpand import braceexpand
+
 from distillation.catalogue import resolve_student
 from distillation.recipe import Recipe, is_local
 
@@ -78,6 +80,13 @@ def fingerprint(model: str, kind: str, *details: str | None) -> str:
         return f"missing:{folder}"
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return _digest([[p.relative_to(folder).as_posix(), _file_fingerprint(p, p.stat().st_mtime_ns)] for p in files])
+
+
+def dataset_fingerprint(source: str) -> str:
+    """What identifies photos: a hash of the files, of several where ``{000..009}`` names them; a URL is its own."""
+    if "://" in source:
+        return source
+    return "+".join(fingerprint(str(Path(path).absolute()), "dataset") for path in braceexpand(source))
 
 
 def plan(recipe: Recipe, fingerprint_of: Callable[[str], str]) -> list[StageTask]:

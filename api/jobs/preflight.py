@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from braceexpand import braceexpand
 from sqlalchemy.orm import Session
 
 from api.errors import FieldError, Problem, field_error
@@ -13,7 +14,7 @@ from distillation.catalogue import Resolved, resolve_student
 from distillation.class_matching import match_classes
 from distillation.known_models import teacher_shape
 from distillation.photo_files import DatasetError
-from distillation.plan import STARTER, StageTask, fingerprint, model_folder, plan, shard_count
+from distillation.plan import STARTER, StageTask, dataset_fingerprint, model_folder, plan, shard_count
 from distillation.recipe import Recipe, is_local
 from state.tables import Dataset
 
@@ -69,7 +70,7 @@ def fingerprints(session: Session) -> Callable[[str], str]:
     def fingerprint_of(name: str) -> str:
         if name.startswith(DATASET):
             return session.get_one(Dataset, name).bundle
-        return name if name.startswith(URL_SCHEMES) else fingerprint(str(Path(name).absolute()), "dataset")
+        return dataset_fingerprint(name)
 
     return fingerprint_of
 
@@ -128,8 +129,11 @@ def _datasets(session: Session, recipe: Recipe, warnings: list[str]) -> list[Fie
         if source.startswith(DATASET):
             if session.get(Dataset, source) is None:
                 errors.append(field_error(pointer, f"there is no dataset '{source}'", "unknown_dataset"))
-        elif not source.startswith(URL_SCHEMES) and not Path(source).exists():
-            errors.append(field_error(pointer, f"{source} does not exist on this server", "unknown_dataset"))
+        elif not source.startswith(URL_SCHEMES):
+            missing = [path for path in braceexpand(source) if not Path(path).exists()]
+            if missing:
+                more = f" and {len(missing) - 1:,} more do" if len(missing) > 1 else " does"
+                errors.append(field_error(pointer, f"{missing[0]}{more} not exist on this server", "unknown_dataset"))
     return errors
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from api.errors import Problem, not_found
 from api.jobs import preflight
 from api.jobs.progress import job_eta, job_fraction, read_stages
+from api.jobs.rates import measured_rates
 from api.jobs.schemas import DryRun, EstimateRead, JobCreate, JobRead, JobSummary, PlannedTask, StudentRead
 from api.pages import Page, cut
 from distillation.estimate import estimate
@@ -63,9 +64,10 @@ def dry_run(engine: Engine, body: JobCreate) -> DryRun:
         checked = preflight.check(session, body.recipe)
         keys = {task.key for task in checked.tasks}
         made = set(session.scalars(select(Result.key).where(Result.key.in_(keys))))
+        rates = measured_rates(session, body.recipe)
     tasks = [PlannedTask(stage=t.stage, shard=t.shard, key=t.key, reused=t.key in made) for t in checked.tasks]
     whole = {task.stage for task in tasks} - {task.stage for task in tasks if not task.reused}
-    cost = estimate(body.recipe, checked.student, reused=frozenset(whole))
+    cost = estimate(body.recipe, checked.student, reused=frozenset(whole), measured=rates)
     return DryRun(
         recipe=body.recipe.model_dump(mode="json"),
         student=StudentRead.model_validate(checked.student._asdict()),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import httpx
 from sqlalchemy import select
@@ -12,7 +14,7 @@ from state.claims import claim_task, fail_task
 from state.database import session_scope
 from state.tables import Task
 from tests.api.conftest import Service
-from tests.api.seeds import CLASSES, recipe
+from tests.api.seeds import CLASSES, GENERATOR, finish_job, recipe
 
 
 def test_life_of_a_job(any_service: Service) -> None:
@@ -71,6 +73,22 @@ def test_dry_run_queues_nothing(any_service: Service) -> None:
     assert plan["estimate"]["images"] == 36 and plan["estimate"]["steps"] > 0 and plan["estimate"]["bytes"] > 0
     assert [task["stage"] for task in plan["tasks"]].count("generate") == 3
     assert any_service.http.get("/v1/jobs").json() == {"data": [], "next": None}
+
+
+def test_estimates_come_from_earlier_jobs(any_service: Service, tmp_path: Path) -> None:
+    def told(**data: Any) -> dict[str, Any]:
+        body = {"recipe": recipe(student={"size": "xs"}, data=data, training={"steps": 1})}
+        estimate: dict[str, Any] = any_service.http.post("/v1/jobs?dry_run=true", json=body).json()["estimate"]
+        return estimate
+
+    assert told()["basis"] == "typical rates of the full tier"
+    job = any_service.http.post("/v1/jobs", json={"recipe": recipe(student={"size": "xs"})}).json()
+    finish_job(any_service.engine, any_service.blobs, job["id"], tmp_path)
+    measured = told(images_per_class=2400)
+    assert measured["basis"] == "measured on this installation"
+    assert 7200 / 2.0 / 60 < measured["minutes"] < 7200 / 2.0 / 60 + 5
+    other = told(images_per_class=2400, generator={"model": GENERATOR, "size": 256})
+    assert other["basis"] == "training measured on this installation, else typical rates of the full tier"
 
 
 def test_list_pages_and_filters(any_service: Service) -> None:

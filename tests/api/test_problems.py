@@ -105,6 +105,21 @@ def test_preflight_finds_everything_at_once(service: Service) -> None:
     assert service.http.get("/v1/jobs").json()["data"] == []
 
 
+def test_every_file_of_a_pattern_must_be_there(service: Service, tmp_path: Path) -> None:
+    for number in (0, 2):
+        (tmp_path / f"{number}.tar").write_bytes(b"")
+    body = {"recipe": recipe(training={"agnostic": {"source": f"{tmp_path}/{{0..3}}.tar"}})}
+    found = pointers(service, body)
+    assert found == {"/recipe/training/agnostic/source": f"{tmp_path}/1.tar and 1 more do not exist on this server"}
+    for number in (1, 3):
+        (tmp_path / f"{number}.tar").write_bytes(b"")
+    first = service.http.post("/v1/jobs", json=body, params={"dry_run": True}).json()["tasks"]
+    (tmp_path / "3.tar").write_bytes(b"other photos")
+    second = service.http.post("/v1/jobs", json=body, params={"dry_run": True}).json()["tasks"]
+    changed = {a["stage"] for a, b in zip(first, second, strict=True) if a["key"] != b["key"]}
+    assert changed == {"agnostic", "distil", "evaluate", "export"}
+
+
 def test_too_many_tasks(service: Service) -> None:
     found = pointers(service, {"recipe": recipe(data={"images_per_class": 1_000_000, "shard_size": 16})})
     assert "187,500 tasks" in found["/recipe/data/shard_size"]

@@ -1,0 +1,48 @@
+"""How fast this installation is, from the jobs it has done: what estimates are made of."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.jobs.preflight import resolve
+from distillation.estimate import Rates
+from distillation.recipe import Recipe
+from state.tables import Job, Task
+
+LOOKED_AT = 40
+"""Tasks, the latest ones: machines change."""
+DECIDE_SPEED = ("model", "revision", "lora", "steps", "guidance", "size")
+
+
+def measured_rates(session: Session, recipe: Recipe) -> Rates:
+    """Medians over the latest tasks; a rate without any is left out."""
+    query = (
+        select(Task.stage, Task.summary, Job.recipe)
+        .join(Job, Job.id == Task.job_id)
+        .where(Task.stage.in_(("generate", "distil")), Task.status == "done", Task.reused.is_(False))
+        .order_by(Task.finished_at.desc())
+        .limit(LOOKED_AT)
+    )
+    generator = recipe.data.generator.model_dump(mode="json")
+    images: list[float] = []
+    gmacs: list[float] = []
+    for stage, summary, done in session.execute(query):
+        rate = (summary or {}).get("images_per_s") or 0.0
+        if stage == "generate" and rate and _same_speed(done["data"]["generator"], generator):
+            images.append(rate)
+        elif stage == "distil" and rate and (macs := resolve(Recipe.model_validate(done)).macs):
+            gmacs.append(3 * macs * rate / 1e9)
+    rates: Rates = {}
+    if images:
+        rates["images_per_s"] = median(images)
+    if gmacs:
+        rates["train_gmacs_per_s"] = median(gmacs)
+    return rates
+
+
+def _same_speed(done: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    return all(done.get(name) == wanted[name] for name in DECIDE_SPEED)
