@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# diffusers asks for a GPU when it is imported. CUDA itself, once asked, cannot be used in processes forked later; the
+# driver's management library can be asked instead. Before any import of torch.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
 from pathlib import Path
 
 from distillation.protocol import Reporter, stop_on_sigterm
