@@ -1,6 +1,7 @@
 """A plain diffusers loop that saves PNGs against our sampler and JPEG writer: same pipeline, prompts and seeds.
 
-    python -m benchmarks.generate [--images 32] [--batch-size 16] [--rounds 7] [--model DIR]
+    python -m benchmarks.generate [--images 64] [--batch-size 32] [--rounds 7]
+        [--model DIR --steps N --guidance G]
 
 Arms: `plain` is the loop of diffusers' documentation, one prompt at a time; `plain, batched` is the same with our
 batch size; `ours in fp32` shows what is won without bf16; `ours` is the product's path. The JPEG writer is measured
@@ -30,15 +31,15 @@ from models.sampling import Sampler
 
 PLACES = ("outdoors", "indoors", "on a table", "at night")
 THINGS = ("goldfish", "trolleybus", "lemon", "school bus", "espresso", "pizza", "teapot", "umbrella")
-GUIDANCE = 3.0
 JPEG_SIDE, JPEG_IMAGES = 512, 256
 
 
 def main(
     model: Annotated[Path, typer.Option(help="A diffusers pipeline's directory.")] = STARTER / "generator",
-    images: Annotated[int, typer.Option(min=4, help="Images of one round.")] = 32,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    steps: Annotated[int, typer.Option(min=1)] = 8,
+    images: Annotated[int, typer.Option(min=4, help="Images of one round.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps; the starter generator draws in one.")] = 1,
+    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance; 1 or less is off.")] = 0.0,
     rounds: Annotated[int, typer.Option(min=3)] = 7,
 ) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -49,8 +50,8 @@ def main(
     pipeline = load_generator(str(model), device=device)
     # A peer of its own: ours alters nothing of it, but nothing of ours should help it either.
     peer = load_generator(str(model), device=device)
-    sampler = Sampler(pipeline, steps=steps, guidance=GUIDANCE, batch_size=batch_size)
-    exact = Sampler(pipeline, steps=steps, guidance=GUIDANCE, batch_size=batch_size)
+    sampler = Sampler(pipeline, steps=steps, guidance=guidance, batch_size=batch_size)
+    exact = Sampler(pipeline, steps=steps, guidance=guidance, batch_size=batch_size)
     exact.autocast = None
 
     with tempfile.TemporaryDirectory(prefix="bench-generate-") as folder:
@@ -61,7 +62,7 @@ def main(
                 made = peer(
                     prompt=prompts[start : start + at_once],
                     num_inference_steps=steps,
-                    guidance_scale=GUIDANCE,
+                    guidance_scale=guidance,
                     generator=[torch.Generator(device).manual_seed(s) for s in seeds[start : start + at_once]],
                 ).images
                 for i, image in enumerate(made):
@@ -80,14 +81,14 @@ def main(
             "ours in fp32": lambda: ours(exact),
             "ours": lambda: ours(sampler),
         }
-        difference = _difference(peer, exact, sampler, prompts[:batch_size], seeds[:batch_size], steps)
+        difference = _difference(peer, exact, sampler, prompts[:batch_size], seeds[:batch_size], steps, guidance)
         seconds = interleaved(arms, rounds, device.type)
         jpeg = _jpeg(out, sampler.sample(prompts[:4], seeds[:4]), rounds)
 
     rates = {name: images / statistics.median(times) for name, times in seconds.items()}
     ratios = {name: ratio(times, seconds["ours"]) for name, times in seconds.items()}
     print_table(
-        f"{images} images of {sampler.size} pixels, {steps} steps, batch {batch_size}",
+        f"{images} images of {sampler.size} pixels, {steps} steps, guidance {guidance:g}, batch {batch_size}",
         ["arm", "images/s", "ours is faster by"],
         [[name, rates[name], ratios[name]] for name in arms],
     )
@@ -100,7 +101,13 @@ def main(
         "generate",
         {
             "model": str(model),
-            "settings": {"images": images, "batch_size": batch_size, "steps": steps, "rounds": rounds},
+            "settings": {
+                "images": images,
+                "batch_size": batch_size,
+                "steps": steps,
+                "guidance": guidance,
+                "rounds": rounds,
+            },
             "images_per_s": rates,
             "ours_over": {name: value._asdict() for name, value in ratios.items() if name != "ours"},
             "mean_grey_level_difference": difference,
@@ -110,13 +117,13 @@ def main(
 
 
 def _difference(
-    peer: Any, exact: Sampler, sampler: Sampler, prompts: list[str], seeds: list[int], steps: int
+    peer: Any, exact: Sampler, sampler: Sampler, prompts: list[str], seeds: list[int], steps: int, guidance: float
 ) -> dict[str, float]:
     """Mean difference in grey levels between the peer's images and ours, in its precision and in ours."""
     made = peer(
         prompt=prompts,
         num_inference_steps=steps,
-        guidance_scale=GUIDANCE,
+        guidance_scale=guidance,
         generator=[torch.Generator(sampler.device).manual_seed(seed) for seed in seeds],
         output_type="np",
     ).images

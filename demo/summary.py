@@ -44,16 +44,16 @@ def summary(found: Findings) -> dict[str, Any]:
 
 
 def goals(report: dict[str, Any], times_faster: float) -> dict[str, bool]:
-    """What a good run reaches beyond working at all; the weak starter weights of this edition miss some."""
-    chance = 1 / report["classes"]
-    sets = {"held-out images": report["synthetic"], "real photos": report["real"]}
-    reached = {
-        f"the {who} is right more than twice as often as chance on {where}": part[who]["acc1"] > 2 * chance
-        for where, part in sets.items()
-        if part
+    """What a good run reaches beyond the checks, which say that it works at all."""
+    faster = {f"the second job is {GOAL_TIMES_FASTER:.0f} times faster": times_faster >= GOAL_TIMES_FASTER}
+    if report["real"] is None:
+        return faster
+    right = {
+        f"the {who} is right more than twice as often as chance on real photos": report["real"][who]["acc1"]
+        > 2 / report["classes"]
         for who in ("teacher", "student")
     }
-    return {**reached, f"the second job is {GOAL_TIMES_FASTER:.0f} times faster": times_faster >= GOAL_TIMES_FASTER}
+    return {**right, **faster}
 
 
 def job_seconds(job: dict[str, Any]) -> float:

@@ -60,7 +60,7 @@ TEACHERS = (
 )
 
 GENERATORS = (
-    GeneratorRow("starter", None, 8, 3.0, 64, "non-commercial (trained on Tiny ImageNet photos)", "works offline"),
+    GeneratorRow("starter", None, 1, 0.0, 64, "non-commercial (trained on Tiny ImageNet photos)", "works offline"),
     GeneratorRow(
         "Lykon/dreamshaper-7",
         "latent-consistency/lcm-lora-sdv1-5",

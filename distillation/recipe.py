@@ -131,8 +131,10 @@ class Generator(Section):
     model: str = Field("starter", description="`starter`, a hub id (`org/name`) or a local pipeline directory.")
     revision: str | None = Field(None, description="Commit of a hub pipeline; required for hub ids.")
     lora: str | None = Field(None, description="A LoRA to load into the pipeline (hub id or directory), e.g. LCM.")
-    steps: int = Field(8, ge=1, le=200, description="Sampling steps.")
-    guidance: float = Field(3.0, ge=0, le=30, description="Classifier-free guidance scale; 1 or less is off.")
+    steps: int = Field(8, ge=1, le=200, description="Sampling steps; `starter` draws in one.")
+    guidance: float = Field(
+        3.0, ge=0, le=30, description="Classifier-free guidance scale; 1 or less is off, as it is for `starter`."
+    )
     size: int | None = Field(
         None, ge=32, le=2048, multiple_of=8, description="Image side in pixels (default: the pipeline's own)."
     )
@@ -140,10 +142,19 @@ class Generator(Section):
     negative_prompt: str = Field("", description="What the images should not show.")
     licence: str = Field("", description="The weights' licence, repeated on the model card.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_step(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("model", "starter") == "starter":
+            return {"steps": 1, "guidance": 0.0, **given}
+        return given
+
     @model_validator(mode="after")
     def _pinned(self) -> Self:
         if self.model != "starter" and not is_local(self.model) and not self.revision:
             raise ValueError("a hub pipeline needs `revision`, the commit to pin (a directory starts with / or .)")
+        if self.model == "starter" and (self.steps > 1 or self.guidance > 1):
+            raise ValueError("the starter generator draws in one step without guidance: leave `steps`, `guidance` out")
         return self
 
 

@@ -11,7 +11,6 @@ import typer
 
 from distillation.plan import STARTER
 from starter import scores as scoring
-from starter.autoencoder import train_autoencoder
 from starter.classes import GENERATED
 from starter.generator import train_generator
 from starter.students import PRESETS, train_base_student
@@ -32,18 +31,12 @@ def teacher(data: Data, work: Work = WORK, steps: int = 5600, batch_size: int = 
 
 
 @app.command()
-def generator(
-    data: Data, work: Work = WORK, autoencoder_steps: int = 600, steps: int = 6000, batch_size: int = 64
-) -> None:
-    """Train the autoencoder, then the denoiser."""
+def generator(data: Data, work: Work = WORK, steps: int = 8500, batch_size: int = 64) -> None:
+    """Train the generator on the photos of its classes."""
     work.mkdir(parents=True, exist_ok=True)
-    autoencoder = work / "autoencoder"
-    if not (autoencoder / "config.json").is_file():
-        train_autoencoder(data, STARTER / "teacher", autoencoder, steps=autoencoder_steps, batch_size=64, seed=SEED)
     train_generator(
         data,
         STARTER / "teacher",
-        autoencoder,
         STARTER / "generator",
         work,
         labels=list(GENERATED),
@@ -62,11 +55,9 @@ def students(data: Data, work: Work = WORK, steps: int = 1000) -> None:
 
 
 @app.command()
-def scores(
-    data: Data, images_per_class: int = 16, steps: int = 8, guidance: float = 6.0, seed: int = 1_000_000
-) -> None:
+def scores(data: Data, images_per_class: int = 32, seed: int = 1_000_000) -> None:
     """Measure everything on photos that were not trained on, print it, and write it beside the weights."""
-    figures = scoring.score_all(data, images_per_class=images_per_class, steps=steps, guidance=guidance, seed=seed)
+    figures = scoring.score_all(data, images_per_class=images_per_class, seed=seed)
     print(json.dumps(figures, indent=1))
     scoring.write_scores(figures, STARTER / "scores.json")
 

@@ -1,7 +1,7 @@
 """Captions for the starter generator, made from what the photos themselves show.
 
-Tiny ImageNet has class names only. Light, colour and framing can be measured, so the generator learns to obey
-words for them, and prompts of contextual dimensions vary its images.
+Tiny ImageNet has class names only. Light and background can be measured, so the generator learns to obey words for
+them, and prompts of contextual dimensions vary its images.
 """
 
 from __future__ import annotations
@@ -14,34 +14,39 @@ COLOURS = {
     "red": (0.55, 0.25, 0.22), "orange": (0.62, 0.42, 0.22), "green": (0.32, 0.42, 0.24), "blue": (0.30, 0.42, 0.58),
     "brown": (0.42, 0.33, 0.25), "white": (0.80, 0.80, 0.80), "grey": (0.48, 0.48, 0.48), "black": (0.12, 0.12, 0.12),
 }  # fmt: skip
-LIGHT = {"dark": ("at night", "in the dark"), "bright": ("in bright light", "in daylight"), "plain": ("",)}
-FRAMING = {"close": ("close-up",), "wide": ("seen from afar", "")}
+LIGHT = {"dark": ("at night", "in the dark"), "bright": ("in bright light", "in daylight"), "plain": ()}
+UNSAID = -1
+OTHER_WORDS = (
+    "outdoors", "indoors", "on a table", "in a field", "in the street", "on grass", "in a garden", "in a kitchen",
+    "in front of a wall", "on a plate", "in the evening", "seen from the side", "seen from above", "seen from below",
+    "close-up", "from afar", "held in a hand", "next to another", "old and worn", "brand new",
+)  # fmt: skip
+"""What the photos do not tell. Said at random, so that such words leave the class alone."""
 
 
-def border_colour(image: np.ndarray) -> str:
-    """Name of the colour nearest to the mean of the image's border, its likely background.
+def background(image: np.ndarray) -> int:
+    """Which of ``COLOURS`` is nearest to the mean of the image's border, its likely background.
 
     Args:
         image: uint8 ``(height, width, 3)``.
     """
     edge = np.concatenate([image[:6].reshape(-1, 3), image[-6:].reshape(-1, 3), image[:, :6].reshape(-1, 3)])
     mean = edge.mean(0) / 255
-    return min(COLOURS, key=lambda name: float(np.square(mean - np.array(COLOURS[name])).sum()))
+    return int(np.square(mean - np.array(list(COLOURS.values()))).sum(1).argmin())
 
 
-def light(image: np.ndarray) -> str:
-    """``dark``, ``bright`` or ``plain`` by mean brightness."""
+def light(image: np.ndarray) -> int:
+    """Which of ``LIGHT`` the image's mean brightness is."""
     brightness = float(image.mean()) / 255
-    return "dark" if brightness < 0.32 else "bright" if brightness > 0.55 else "plain"
+    return 0 if brightness < 0.32 else 1 if brightness > 0.55 else 2
 
 
-def caption(name: str, image: np.ndarray, *, close: bool, chooser: random.Random) -> str:
-    """A caption with the class name and a random part of what can be measured."""
+def caption(name: str, light: int, background: int, chooser: random.Random) -> str:
+    """A caption that says the class, light and background unless they are ``UNSAID``, and now and then other words."""
     parts = [f"a photo of a {name}"]
-    if chooser.random() < 0.5:
-        parts.append(chooser.choice(FRAMING["close" if close else "wide"]))
-    if chooser.random() < 0.5:
-        parts.append(chooser.choice(LIGHT[light(image)]))
-    if chooser.random() < 0.5:
-        parts.append(f"{border_colour(image)} background")
-    return ", ".join(part for part in parts if part)
+    if light != UNSAID and (words := list(LIGHT.values())[light]):
+        parts.append(chooser.choice(words))
+    if background != UNSAID:
+        parts.append(f"{list(COLOURS)[background]} background")
+    others = chooser.sample(OTHER_WORDS, chooser.choice((0, 0, 1, 2)))
+    return ", ".join([parts[0], *chooser.sample(parts[1:] + others, len(parts) - 1 + len(others))])

@@ -1,7 +1,8 @@
-"""The starter generator: a tiny latent diffusion model saved as a standard StableDiffusionPipeline.
+"""The starter generator: a tiny one-step text-to-image network saved as a standard StableDiffusionPipeline.
 
-Text-conditional through CLIPTextModel (started from the teacher's text tower), v-prediction with zero terminal SNR,
-min-SNR weighting, classifier-free guidance, sampled by DPM-Solver++ in a few steps.
+Frozen CLIPTextModel (the teacher's text tower), a UNet that turns noise into 8 x 8 latents, AutoencoderTiny's decoder;
+UNet and decoder are trained end to end: no diffusion and no autoencoding, which two CPU cores could not afford. The
+drifting loss gives images the photos' distribution, small discriminators give them local detail.
 """
 
 from __future__ import annotations
@@ -11,61 +12,82 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
-from diffusers import (
-    AutoencoderTiny,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-from torch import Tensor
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from distillation.views import apply_views, sample_views, whole_views
-from starter.autoencoder import HALF, LATENT_CHANNELS
-from starter.captions import caption
+from distillation.views import apply_views
+from starter.captions import UNSAID, caption
+from starter.critic import VIEWS, Critic, PhotoBank, draw_views, noisy
+from starter.discriminators import Discriminators, discriminator_loss
+from starter.drifting import drifting_loss
 from starter.photos import SIDE, class_names, load_photos
 from starter.tokenizer import CONTEXT_LENGTH
 
-LATENT_SIDE = 8
+LATENT_CHANNELS, LATENT_SIDE = 32, 8
 TEXT_WIDTH = 192
-SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-    "steps_offset": 1,
-}
+LAST_TIME = 999
+"""The one time step at which the UNet is asked: pure noise."""
+SAME_CLASS = 8
+"""Images of one class in a batch: they repel each other."""
+PHOTOS_OF_CLASS = 64
+GENERATOR_RATE, DISCRIMINATOR_RATE = 5e-4, 1e-3
+SAVE_STEPS = 250
+KEPT_TEXTS = 40_000
 
 
-def build_unet() -> UNet2DConditionModel:
-    """Attention at 4 x 4 only; the pooled text also scales and shifts every block (as in ADM), which learns soonest."""
-    return UNet2DConditionModel(
-        sample_size=LATENT_SIDE,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=(128, 176),
-        layers_per_block=1,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=16,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        addition_embed_type="text",
-        addition_embed_type_num_heads=4,
-        resnet_time_scale_shift="scale_shift",
-    )
+class OneStep(nn.Module):
+    """Noise and text to pixels, as the pipeline does it in one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Attention at 4 x 4 only; the pooled text also scales and shifts every block (as in ADM), which learns soonest.
+        self.unet = UNet2DConditionModel(
+            sample_size=LATENT_SIDE,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            block_out_channels=(64, 128),
+            layers_per_block=1,
+            cross_attention_dim=TEXT_WIDTH,
+            attention_head_dim=4,
+            norm_num_groups=16,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            mid_block_type="UNetMidBlock2DCrossAttn",
+            addition_embed_type="text",
+            addition_embed_type_num_heads=4,
+            resnet_time_scale_shift="scale_shift",
+        )
+        self.vae = AutoencoderTiny(
+            encoder_block_out_channels=(16,) * 4,
+            decoder_block_out_channels=(32,) * 4,
+            num_encoder_blocks=(1, 1, 1, 1),
+            num_decoder_blocks=(2, 2, 1, 0),
+            latent_channels=LATENT_CHANNELS,
+            scaling_factor=1.0,
+        )
+        self.vae.encoder.requires_grad_(False)  # text-to-image never encodes
+
+    def forward(self, noise: Tensor, text: Tensor) -> Tensor:
+        """Images ``(n, 3, 64, 64)`` in about [-1, 1].
+
+        Args:
+            noise: ``(n, 32, 8, 8)``.
+            text: hidden states, ``(n, context, width)``.
+        """
+        times = torch.full((len(noise),), LAST_TIME)
+        # On a CPU the fused attention's backward pass is slower than plain matrix products at these tiny sizes.
+        with sdpa_kernel(SDPBackend.MATH):
+            latents = self.unet(noise, times, encoder_hidden_states=text).sample
+        pixels: Tensor = self.vae.decoder(latents)
+        return pixels
 
 
 def text_encoder_from_teacher(teacher: Path) -> CLIPTextModel:
@@ -110,133 +132,174 @@ def text_encoder_from_teacher(teacher: Path) -> CLIPTextModel:
     return model
 
 
-@torch.inference_mode()
-def encode_latents(vae: AutoencoderTiny, images: Tensor, views: Tensor) -> Tensor:
-    """Scaled latents of cropped photos, float16 ``(n, 16, 8, 8)``."""
-    out = []
-    for rows in torch.arange(len(images)).split(256):
-        pixels = apply_views(images[rows], views[rows], SIDE, HALF, HALF)
-        with torch.autocast("cpu", torch.bfloat16):
-            out.append((vae.encoder(pixels).float() * vae.config.scaling_factor).half())
-    return torch.cat(out)
+class Texts:
+    """Hidden states of captions; the latest are kept."""
+
+    def __init__(self, teacher: Path) -> None:
+        self.tokenizer = CLIPTokenizer.from_pretrained(teacher)
+        self.encoder = text_encoder_from_teacher(teacher).eval().requires_grad_(False)
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, captions: list[str]) -> Tensor:
+        if len(self._known) > KEPT_TEXTS:
+            self._known.clear()
+        if missing := [text for text in dict.fromkeys(captions) if text not in self._known]:
+            options = {"padding": "max_length", "truncation": True, "max_length": CONTEXT_LENGTH}
+            tokens = self.tokenizer(missing, return_tensors="pt", **options)
+            self._known.update(zip(missing, self.encoder(tokens.input_ids)[0], strict=True))
+        return torch.stack([self._known[text] for text in captions])
 
 
 def train_generator(
-    data: Path,
-    teacher: Path,
-    vae_folder: Path,
-    out: Path,
-    work: Path,
-    *,
-    labels: list[int],
-    steps: int,
-    batch_size: int,
-    seed: int,
+    data: Path, teacher: Path, out: Path, work: Path, *, labels: list[int], steps: int, batch_size: int, seed: int
 ) -> None:
-    """Train the denoiser and text encoder, or resume from ``work``, and save the pipeline to ``out``.
+    """Train the generator, or resume from ``work``, and save the pipeline to ``out``.
 
     Args:
         labels: the Tiny ImageNet classes to learn.
+        batch_size: a multiple of ``SAME_CLASS``.
     """
     torch.manual_seed(seed)
-    chooser = random.Random(seed)
-    names = class_names(data)
+    names = [class_names(data)[label][:2] for label in labels]
     photos = load_photos(data, "train")
     chosen = np.isin(photos.labels, labels)
-    images, classes = torch.from_numpy(photos.images[chosen]), photos.labels[chosen]
-    vae = AutoencoderTiny.from_pretrained(vae_folder).to(memory_format=torch.channels_last).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(teacher)
-    generator = torch.Generator().manual_seed(seed)
-    latents: list[Tensor] = []
-    captions: list[list[str]] = []
-    for close in (False, False, True):
-        views = (
-            sample_views(len(images), scale=(0.4, 0.65), ratio=(1, 1), generator=generator)
-            if close
-            else whole_views(len(images))
-        )
-        if not close:
-            views[:, 4] = float(len(latents))  # the whole photo once as it is and once mirrored
-        latents.append(encode_latents(vae, images, views))
-        captions += [
-            [caption(chooser.choice(names[label][:2]), image, close=close, chooser=chooser) for _ in range(4)]
-            for label, image in zip(classes, images.numpy(), strict=True)
-        ]
-    targets = torch.cat(latents)
-    model = build_unet().to(memory_format=torch.channels_last).train()
-    text_encoder = text_encoder_from_teacher(teacher).train()
-    both = torch.nn.ModuleList([model, text_encoder])
-    optimiser = torch.optim.AdamW(both.parameters(), lr=8e-4, weight_decay=0.01, fused=True)
-    average = torch.optim.swa_utils.AveragedModel(both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
-    noise_schedule = DDPMScheduler(**SCHEDULE)
-    alphas = noise_schedule.alphas_cumprod
+    classes = torch.tensor([labels.index(label) for label in photos.labels[chosen].tolist()])
+    critic, texts = Critic(teacher, [f"a photo of a {name}" for name, *_ in names]), Texts(teacher)
+    bank = PhotoBank.fill(critic, torch.from_numpy(photos.images[chosen]), classes)
+    model = OneStep().to(memory_format=torch.channels_last).train()
+    discriminators = Discriminators(len(labels)).to(memory_format=torch.channels_last)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimisers = [
+        torch.optim.Adam(parameters, betas=(0.0, 0.99), fused=True)
+        for parameters in (trained, discriminators.parameters())
+    ]
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    kept: dict[str, Any] = {"model": model, "average": average, "discriminators": discriminators}
+    kept |= {f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)}
     checkpoint, start = work / "generator.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
-        both.load_state_dict(saved["both"])
-        average.load_state_dict(saved["average"])
-        optimiser.load_state_dict(saved["optimiser"])
-        start = saved["step"]
+        start = saved.pop("step")
+        for name, state in saved.items():
+            kept[name].load_state_dict(state)
+    recognised = torch.full((len(labels),), 0.5)
+    of_class = [torch.nonzero(classes == number)[:, 0] for number in range(len(labels))]
     began = time.monotonic()
     for step in range(start, steps):
-        picker = random.Random(seed * 1_000_003 + step)
         torch.manual_seed(seed * 1_000_003 + step)
-        rows = torch.randint(len(targets), (batch_size,))
-        texts = ["" if picker.random() < 0.1 else picker.choice(captions[row]) for row in rows.tolist()]
-        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=CONTEXT_LENGTH, return_tensors="pt")
-        clean = targets[rows].float()
-        noise = torch.randn_like(clean)
-        times = torch.randint(1000, (batch_size,))
-        noisy = noise_schedule.add_noise(clean, noise, times).contiguous(memory_format=torch.channels_last)
-        velocity = noise_schedule.get_velocity(clean, noise, times)
-        for group in optimiser.param_groups:
-            group["lr"] = (
-                8e-4 * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        chooser = random.Random(seed * 1_000_003 + step)
+        for optimiser, rate in zip(optimisers, (GENERATOR_RATE, DISCRIMINATOR_RATE), strict=True):
+            optimiser.param_groups[0]["lr"] = rate * _schedule(step, steps)
+        # Classes that the teacher recognises less often are drawn more often.
+        drawn = torch.multinomial(1.1 - recognised, batch_size // SAME_CLASS)
+        rows = torch.cat([_choose(of_class[number], SAME_CLASS) for number in drawn.tolist()])
+        said = bank.said[rows].clone()
+        said[:, 1:][torch.rand(len(rows), 2) < 0.5] = UNSAID
+        captions = [
+            caption(chooser.choice(names[number]), light, background, chooser)
+            for number, light, background in said.tolist()
+        ]
+        noise = torch.randn(len(rows), LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
+        with torch.autocast("cpu", torch.bfloat16):
+            made = critic.crop(
+                model(noise.contiguous(memory_format=torch.channels_last), texts(captions)), draw_views(len(rows))
             )
-        # On a CPU the fused attention's backward pass is slower than plain matrix products at these tiny sizes.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            states = text_encoder(tokens.input_ids)[0]
-            predicted = model(noisy, times, encoder_hidden_states=states).sample.float()
-        snr = alphas[times] / (1 - alphas[times]).clamp(min=1e-8)
-        weight = snr.clamp(max=5.0) / (snr + 1) + 0.1  # min-SNR for v-prediction, with a floor for pure noise
-        loss = (weight * (predicted - velocity).square().mean((1, 2, 3))).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        optimiser.step()
-        average.update_parameters(both)
+            maps, summaries = critic.look(made)
+        right = ((summaries[0].detach() @ critic.head.t()).argmax(1) == said[:, 0]).float().view(len(drawn), -1)
+        recognised[drawn] = recognised[drawn].lerp(right.mean(1), 0.05)
+        maps = [part * scale for part, scale in zip(maps, bank.map_scale, strict=True)]
+        judged = _discriminate(discriminators, optimisers[1], critic, bank, rows, said, made, maps)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = discriminators.requires_grad_(False)(made, maps, said)
+        adversarial = -torch.stack([score.mean() for score in scores]).mean()
+        drifting = _drifting(bank, summaries, [_choose(of_class[number], PHOTOS_OF_CLASS) for number in drawn.tolist()])
+        optimisers[0].zero_grad()
+        (drifting + adversarial).backward()
+        nn.utils.clip_grad_norm_(trained, 5.0)
+        optimisers[0].step()
+        discriminators.requires_grad_(True)
+        average.update_parameters(model)
         if (step + 1) % 50 == 0:
             rate = (step + 1 - start) * batch_size / (time.monotonic() - began)
-            mse = F.mse_loss(predicted, velocity).item()
-            print(json.dumps({"step": step + 1, "mse": round(mse, 4), "samples_per_s": round(rate)}), flush=True)
-        if (step + 1) % 300 == 0 or step + 1 == steps:
-            state = {
-                "both": both.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step + 1,
-            }
-            torch.save(state, checkpoint.with_suffix(".new"))
+            figures = {"adversarial": adversarial.item(), "discriminators": judged.item(), "drifting": drifting.item()}
+            figures["recognised"] = recognised.mean().item()
+            rounded = {name: round(value, 3) for name, value in figures.items()}
+            print(json.dumps({"step": step + 1, **rounded, "images_per_s": round(rate)}), flush=True)
+        if (step + 1) % SAVE_STEPS == 0 or step + 1 == steps:
+            torch.save(
+                {"step": step + 1, **{name: part.state_dict() for name, part in kept.items()}},
+                checkpoint.with_suffix(".new"),
+            )
             checkpoint.with_suffix(".new").replace(checkpoint)
-            save_pipeline(average.module.children(), vae_folder, tokenizer, out)
+            save_pipeline(cast(OneStep, average.module), texts, out)
 
 
-def save_pipeline(trained: Iterable[torch.nn.Module], vae_folder: Path, tokenizer: CLIPTokenizer, out: Path) -> None:
+def _schedule(step: int, steps: int) -> float:
+    """A short rise, then constant, then a cosine fall over the last 40 %."""
+    fall = max(0.0, (step / steps - 0.6) / 0.4)
+    return min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fall)))
+
+
+def _choose(rows: Tensor, count: int) -> Tensor:
+    return rows[torch.randint(len(rows), (count,))]
+
+
+def _discriminate(
+    discriminators: Discriminators,
+    optimiser: torch.optim.Optimizer,
+    critic: Critic,
+    bank: PhotoBank,
+    rows: Tensor,
+    said: Tensor,
+    made: Tensor,
+    maps: list[Tensor],
+) -> Tensor:
+    """One step of the discriminators; returns their loss."""
+    which = torch.randint(VIEWS, (len(rows),))
+    pixels = noisy(apply_views(bank.images[rows], bank.views[rows, which], SIDE, critic.mean, critic.std))
+    both = [
+        torch.cat([photo[rows, which].permute(0, 3, 1, 2).to(ours.dtype) * scale, ours.detach()])
+        for photo, ours, scale in zip(bank.maps, maps, bank.map_scale, strict=True)
+    ]
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = discriminators(torch.cat([pixels, made.detach()]), both, said.repeat(2, 1))
+    halves = [score.chunk(2) for score in scores]
+    loss = discriminator_loss([real for real, _ in halves], [fake for _, fake in halves])
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return loss.detach()
+
+
+def _drifting(bank: PhotoBank, summaries: list[Tensor], rows: list[Tensor]) -> Tensor:
+    """Mean drifting loss over all summaries.
+
+    Args:
+        rows: photos to drift to, one tensor for each class of the batch.
+    """
+    total = torch.zeros(())
+    chosen = torch.stack(rows)
+    which = torch.randint(VIEWS, chosen.shape)
+    for made, photos, scale in zip(summaries, bank.summaries, bank.summary_scale, strict=True):
+        ours = made.view(len(rows), -1, made.shape[1]) * scale
+        total = total + drifting_loss(ours, photos[chosen, which].float() * scale)
+    return total / len(summaries)
+
+
+def save_pipeline(model: OneStep, texts: Texts, out: Path) -> None:
     """Write a StableDiffusionPipeline in fp16 safetensors."""
-    unet, text_encoder = trained
-    vae = AutoencoderTiny.from_pretrained(vae_folder)
-    vae.register_to_config(_name_or_path="")  # else the folder's path on this machine is saved with it
+    half = copy.deepcopy(model).half().eval()
     pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DPMSolverMultistepScheduler(**SCHEDULE),
+        vae=half.vae,
+        text_encoder=copy.deepcopy(texts.encoder).half(),
+        tokenizer=texts.tokenizer,
+        unet=half.unet,
+        # One step from pure noise: the UNet's answer is the sample.
+        scheduler=DDIMScheduler(
+            prediction_type="sample", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    half = copy.deepcopy({"unet": unet, "text_encoder": text_encoder})
-    pipeline.register_modules(unet=half["unet"].half().eval(), text_encoder=half["text_encoder"].half().eval())
-    pipeline.vae.half()
     pipeline.save_pretrained(out)

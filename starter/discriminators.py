@@ -1,0 +1,74 @@
+"""Small discriminators that tell generated images from photos by local detail: in pixels and in a frozen network's
+feature maps, as in Projected GAN (arXiv 2111.01007), with the class as projection (arXiv 1802.05637).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from starter.captions import COLOURS, LIGHT
+
+WIDTH = 128
+MAP_CHANNELS = (64, 128, 256)
+"""Channels of the teacher's first three feature maps."""
+
+
+class Head(nn.Module):
+    """Scores each place of a feature map, given what the caption says."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        stride = 2 if channels < MAP_CHANNELS[-1] else 1
+        self.body = nn.Sequential(
+            spectral_norm(nn.Conv2d(channels, 64, 3, stride, 1)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Conv2d(64, WIDTH, 3, 1, 1)),
+            nn.LeakyReLU(0.2),
+        )
+        self.score = spectral_norm(nn.Conv2d(WIDTH, 1, 1))
+        self.said = nn.ModuleList(nn.Embedding(count, WIDTH) for count in (classes, len(LIGHT) + 1, len(COLOURS) + 1))
+        for table in self.said:
+            nn.init.normal_(table.weight, std=0.1)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, said: Tensor) -> Tensor:
+        """Scores ``(n, height, width)``.
+
+        Args:
+            said: class, light and background of the captions, ``(n, 3)``; the last two may be ``UNSAID``.
+        """
+        hidden = self.body(features)
+        # UNSAID is -1, which indexes the last row.
+        embedded = torch.stack([table.weight[said[:, column]] for column, table in enumerate(self.said)]).sum(0)  # type: ignore[index]
+        matched: Tensor = (hidden * embedded[:, :, None, None]).sum(1) * 3 / math.sqrt(WIDTH)
+        scores: Tensor = self.score(hidden)[:, 0] + matched
+        return scores
+
+
+class Discriminators(nn.Module):
+    """One head on pixels, one on each of the first feature maps."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.pixels = nn.Sequential(
+            spectral_norm(nn.Conv2d(3, 32, 4, 2, 1)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Conv2d(32, 64, 4, 2, 1)),
+            nn.LeakyReLU(0.2),
+        )
+        self.heads = nn.ModuleList(Head(channels, classes) for channels in (64, *MAP_CHANNELS))
+
+    def forward(self, pixels: Tensor, maps: list[Tensor], said: Tensor) -> list[Tensor]:
+        seen = [self.pixels(pixels), *maps]
+        return [head(features, said).float() for head, features in zip(self.heads, seen, strict=True)]
+
+
+def discriminator_loss(photos: list[Tensor], made: list[Tensor]) -> Tensor:
+    """Hinge loss, summed over heads."""
+    return torch.stack(
+        [F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in zip(photos, made, strict=True)]
+    ).sum()
