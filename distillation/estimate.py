@@ -27,7 +27,7 @@ class Estimate(TypedDict):
 
 TYPICAL_RATES: Mapping[str, Rates] = {
     # Measured on two CPU cores (make demo): starter generator with four views of each image; student steps at bf16.
-    "starter": {"images_per_s": 150.0, "train_gmacs_per_s": 60.0},
+    "starter": {"images_per_s": 150.0, "train_gmacs_per_s": 80.0},
     # A 24 GB GPU with a few-step pipeline; an assumption until this installation has measured.
     "full": {"images_per_s": 10.0, "train_gmacs_per_s": 3000.0},
 }
