@@ -55,7 +55,7 @@ def students(data: Data, work: Work = WORK, steps: int = 1000) -> None:
 
 
 @app.command()
-def scores(data: Data, images_per_class: int = 32, seed: int = 1_000_000) -> None:
+def scores(data: Data, images_per_class: int = 128, seed: int = 1_000_000) -> None:
     """Measure everything on photos that were not trained on, print it, and write it beside the weights."""
     figures = scoring.score_all(data, images_per_class=images_per_class, seed=seed)
     print(json.dumps(figures, indent=1))

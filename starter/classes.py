@@ -1,4 +1,4 @@
-"""Which Tiny ImageNet classes the starter generator of this edition can draw (labels of ``classes.tsv``)."""
+"""Which Tiny ImageNet classes the starter generator was taught (labels of ``classes.tsv``); README.md says how well."""
 
 from __future__ import annotations
 
