@@ -37,6 +37,7 @@ def score_all(data: Path, *, images_per_class: int, seed: int) -> dict[str, Any]
             "image_tower_params": teacher.params_image_tower,
             "params": teacher.params_total,
             "acc1_validation_200_classes": _percent(predicted == validation.labels),
+            **_among_generated(features @ embedder.head.cpu().numpy(), validation.labels, names),
         },
         "students": {
             folder.name: _student(folder, teacher, embedder, validation.images, validation.labels, features)
@@ -45,6 +46,19 @@ def score_all(data: Path, *, images_per_class: int, seed: int) -> dict[str, Any]
         "generator": _generator(data, embedder, names, images_per_class, seed),
     }
     return figures
+
+
+def _among_generated(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]
+) -> dict[str, float | dict[str, float]]:
+    """The teacher on real photos of the generator's classes, to compare its images with."""
+    within = np.array(GENERATED)
+    asked = np.isin(labels, within)
+    right = within[logits[asked][:, within].argmax(1)] == labels[asked]
+    return {
+        f"acc1_validation_{len(GENERATED)}_classes": _percent(right),
+        f"per_class_{len(GENERATED)}": {names[c]: _percent(right[labels[asked] == c]) for c in GENERATED},
+    }
 
 
 def _features(embedder: Embedder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
