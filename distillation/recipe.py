@@ -5,17 +5,20 @@ Unknown keys are refused and every error is reported at once, each with the path
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
+from braceexpand import braceexpand
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive", "crd", "mfd", "gd", "afd"]
 SizePreset = Literal["xs", "s", "m", "l"]
 MAX_CLASSES = 5000
+MAX_FILES = 10_000
 
 
 def is_local(model: str) -> bool:
@@ -239,6 +242,18 @@ class Agnostic(Section):
     max_images: int = Field(100_000, ge=16, description="Images used at most.")
     epochs: float = Field(1.0, gt=0)
     steps: int | None = Field(None, gt=0, description="Instead of `epochs`.")
+
+    @field_validator("source")
+    @classmethod
+    def _check_pattern(cls, value: str) -> str:
+        ranges = re.findall(r"\{(\d+)\.\.(\d+)", value)
+        if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > MAX_FILES:
+            raise ValueError(f"it names more than {MAX_FILES:,} files; give the folder that holds them")
+        try:
+            braceexpand(value)
+        except ValueError as error:
+            raise ValueError(r"braces name several files, as in {000..009}; write \{ for the character") from error
+        return value
 
 
 class Training(Section):

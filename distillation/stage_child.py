@@ -8,13 +8,15 @@ import os
 # driver's management library can be asked instead. Before any import of torch.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
+import importlib
 from pathlib import Path
 
+from distillation.plan import STAGES
 from distillation.protocol import Reporter, stop_on_sigterm
 from distillation.runner import run_child
-from distillation.stages import agnostic, distil, evaluate, export, generate, prompts
 
-PRELOADED = (prompts, generate, agnostic, distil, evaluate, export)
+for stage in STAGES:
+    importlib.import_module(f"distillation.stages.{stage}")
 
 
 def main(request_file: Path) -> int:

@@ -93,7 +93,7 @@ class StageProcess:
         return self._process.exitcode
 
     def stop(self, grace_seconds: float) -> None:
-        """Let it save its work: SIGTERM, then SIGKILL after the grace."""
+        """SIGTERM, and time to save its work; `close` ends it if that was not enough."""
         self._process.terminate()
         self._process.join(grace_seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
@@ -34,12 +35,13 @@ def measured_rates(session: Session, recipe: Recipe) -> Rates:
         rate = (summary or {}).get("images_per_s") or 0.0
         if stage == "generate" and rate and _same_speed(done["data"]["generator"], generator):
             images.append(rate)
-        elif stage == "distil" and rate and (macs := resolve(Recipe.model_validate(done)).macs):
-            gmacs.append(3 * macs * rate / 1e9)
+        elif stage == "distil" and rate:
+            with suppress(ValueError):  # a recipe of an earlier version
+                gmacs.append(3 * resolve(Recipe.model_validate(done)).macs * rate / 1e9)
     rates: Rates = {}
     if images:
         rates["images_per_s"] = median(images)
-    if gmacs:
+    if gmacs := [value for value in gmacs if value]:  # 0: the catalogue does not know the student
         rates["train_gmacs_per_s"] = median(gmacs)
     return rates
 

@@ -120,6 +120,15 @@ def test_every_file_of_a_pattern_must_be_there(service: Service, tmp_path: Path)
     assert changed == {"agnostic", "distil", "evaluate", "export"}
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("/photos/{0..3.tar", "{000..009}"), ("/p/{0..99}/{000..999}.tar", "more than 10,000 files")],
+)
+def test_bad_patterns(service: Service, source: str, message: str) -> None:
+    found = pointers(service, {"recipe": recipe(training={"agnostic": {"source": source}})})
+    assert message in found["/recipe/training/agnostic/source"]
+
+
 def test_too_many_tasks(service: Service) -> None:
     found = pointers(service, {"recipe": recipe(data={"images_per_class": 1_000_000, "shard_size": 16})})
     assert "187,500 tasks" in found["/recipe/data/shard_size"]
