@@ -38,9 +38,7 @@ def embedded_service(home: Path, log: Path) -> Iterator[str]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             # Should the demo be killed outright, the kernel (Linux) asks the service to end.
-            launch.command(
-                [sys.executable, "-m", "workers.embedded", "--ready-file", str(ready)], signal_number=signal.SIGTERM
-            ),
+            launch.command([sys.executable, "-m", "workers.embedded", "--ready-file", str(ready)]),
             env=settings,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -11,9 +11,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from distillation.protocol import Reporter, stop_on_sigterm
 from distillation.recipe import load_recipe
-from distillation.runner import explain, run_child
+from distillation.runner import explain
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 console = Console(stderr=True)
@@ -62,10 +61,10 @@ def run(
 
 @app.command()
 def stage(request: Annotated[Path, typer.Argument(exists=True, help="The request file a worker wrote.")]) -> None:
-    """Run one stage as a worker's child process; JSON lines on standard output."""
-    report = Reporter()
-    stop_on_sigterm(report)
-    raise typer.Exit(run_child(request, report))
+    """Run one stage by hand, as a worker's process does; JSON lines on standard output."""
+    from distillation.stage_child import main
+
+    raise typer.Exit(main(request))
 
 
 @app.command()

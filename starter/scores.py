@@ -31,13 +31,13 @@ def score_all(data: Path, *, images_per_class: int, seed: int) -> dict[str, Any]
     embedder = Embedder(teacher, [[TEMPLATE.format(name)] for name in names], on_halved=lambda _size: None)
     validation = load_photos(data, "validation")
     features = _features(embedder, validation.images)
-    predicted = (features @ embedder.head.cpu().numpy()).argmax(1)
+    logits = features @ embedder.head.cpu().numpy()
     figures: dict[str, Any] = {
         "teacher": {
             "image_tower_params": teacher.params_image_tower,
             "params": teacher.params_total,
-            "acc1_validation_200_classes": _percent(predicted == validation.labels),
-            **_among_generated(features @ embedder.head.cpu().numpy(), validation.labels, names),
+            "acc1_validation_200_classes": _percent(logits.argmax(1) == validation.labels),
+            **_among_generated(logits, validation.labels, names),
         },
         "students": {
             folder.name: _student(folder, teacher, embedder, validation.images, validation.labels, features)
@@ -52,13 +52,23 @@ def _among_generated(
     logits: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]
 ) -> dict[str, float | dict[str, float]]:
     """The teacher on real photos of the generator's classes, to compare its images with."""
-    within = np.array(GENERATED)
-    asked = np.isin(labels, within)
-    right = within[logits[asked][:, within].argmax(1)] == labels[asked]
+    asked = np.isin(labels, GENERATED)
+    labels, right = labels[asked], _right_among(logits[asked], labels[asked])
     return {
         f"acc1_validation_{len(GENERATED)}_classes": _percent(right),
-        f"per_class_{len(GENERATED)}": {names[c]: _percent(right[labels[asked] == c]) for c in GENERATED},
+        f"per_class_{len(GENERATED)}": _per_class(right, labels, names),
     }
+
+
+def _right_among(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the label has the highest logit among the generator's classes."""
+    within = np.array(GENERATED)
+    right: NDArray[np.bool_] = within[logits[:, within].argmax(1)] == labels
+    return right
+
+
+def _per_class(right: NDArray[np.bool_], labels: NDArray[np.int64], names: list[str]) -> dict[str, float]:
+    return {names[label]: _percent(right[labels == label]) for label in GENERATED}
 
 
 def _features(embedder: Embedder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -99,18 +109,16 @@ def _generator(data: Path, embedder: Embedder, names: list[str], images_per_clas
     images = sampler.sample(prompts, [seed + i for i in range(len(prompts))])
     seconds = time.monotonic() - began
     made = images.cpu().numpy()
-    features = _features(embedder, made)
-    right = (features @ embedder.head.cpu().numpy()).argmax(1) == labels
-    within = np.array(GENERATED)
-    among = within[(features @ embedder.head.cpu().numpy()[:, within]).argmax(1)] == labels
+    logits = _features(embedder, made) @ embedder.head.cpu().numpy()
+    right, among = logits.argmax(1) == labels, _right_among(logits, labels)
     nearest, reference = _nearest_photos(data, made, labels)
     return {
         "images": len(labels),
         "images_per_s": round(len(labels) / seconds, 1),
         "teacher_acc1_200_classes": _percent(right),
         f"teacher_acc1_{len(GENERATED)}_classes": _percent(among),
-        "per_class_200": {names[c]: _percent(right[labels == c]) for c in GENERATED},
-        f"per_class_{len(GENERATED)}": {names[c]: _percent(among[labels == c]) for c in GENERATED},
+        "per_class_200": _per_class(right, labels, names),
+        f"per_class_{len(GENERATED)}": _per_class(among, labels, names),
         "median_rms_to_nearest_training_photo": round(float(np.median(nearest)), 4),
         "smallest_rms_to_nearest_training_photo": round(float(nearest.min()), 4),
         "validation_photos_median_rms": round(float(np.median(reference)), 4),

@@ -7,7 +7,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGTERM
 
 from workers import launch
 
@@ -34,7 +33,7 @@ class Component:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
             self.process = subprocess.Popen(
-                launch.command(self.program, signal_number=SIGTERM),
+                launch.command(self.program),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

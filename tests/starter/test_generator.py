@@ -18,7 +18,7 @@ from models.sampling import Sampler
 from starter.captions import COLOURS, UNSAID, background, caption, light
 from starter.discriminators import Discriminators, discriminator_loss
 from starter.drifting import drifting_loss
-from starter.generator import LATENT_CHANNELS, OneStep, Texts, save_pipeline
+from starter.one_step import LATENT_CHANNELS, OneStep, Texts, save_pipeline
 
 
 def test_drifting_leads_to_the_photos_and_not_to_one_of_them() -> None:
