@@ -22,7 +22,7 @@ from distillation.views import apply_views, mask_patches
 from models.augmentation import augmentation_layer, augmented_features
 from models.cpu_layers import speed_up_bf16
 from models.losses import Batch, total_loss
-from models.memory import is_out_of_memory
+from models.memory import is_out_of_memory, keep_freed_memory
 from models.students import student_features
 from models.teachers import bf16_is_native
 
@@ -73,8 +73,10 @@ class Trainer:
     ) -> None:
         self.student = student.to(device).to(memory_format=torch.channels_last).train()
         self._autocast = bf16_is_native(device)
-        if device.type == "cpu" and self._autocast:
-            speed_up_bf16(self.student)
+        if device.type == "cpu":
+            keep_freed_memory()
+            if self._autocast:
+                speed_up_bf16(self.student)
         self.average: nn.Module | None = None
         if training.ema is not None:
             self.average = copy.deepcopy(self.student).eval().requires_grad_(False)

