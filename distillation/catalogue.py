@@ -5,16 +5,15 @@ A student's costs are measured by ``python -m models.measure``; a test measures 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from distillation.names import check_architecture
 from distillation.recipe import SizePreset, Student
 
 SMALL_TIER = 128
 """Largest image size, in pixels, of a teacher whose students come from the small tier."""
 DEFAULT_PRESET: SizePreset = "s"
-TIMM_NAME = re.compile(r"[a-z][a-z0-9_]{1,80}(\.[a-z0-9_]{1,80})?")
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,7 @@ def _by_name(
     row = next((row for row in tier if row.architecture == name), None)
     if row is not None:
         return _at_size(row, image_size, embed_dim)
-    if not TIMM_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} cannot be a timm architecture: names are like {tier[-1].architecture!r}")
+    check_architecture(name)
     return Resolved(name, image_size or teacher_image_size, 0, 0, None)
 
 

@@ -19,6 +19,7 @@ from distillation.recipe import Recipe, Training
 from distillation.trainer import TeacherFacts, Trainer
 from distillation.training import Length, train
 from distillation.views import whole_views
+from models.errors import ModelError
 from models.students import build_student, count_macs, count_params, student_config
 from models.teachers import TeacherModel, load_teacher
 
@@ -29,7 +30,11 @@ WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"
 def load_recipe_teacher(recipe: Recipe, device: torch.device) -> TeacherModel:
     """The recipe's teacher, the starter's included."""
     teacher = recipe.teacher
-    return load_teacher(resolve_model(teacher.model, "teacher"), teacher.pretrained, teacher.revision, device)
+    try:
+        return load_teacher(resolve_model(teacher.model, "teacher"), teacher.pretrained, teacher.revision, device)
+    except ModelError as error:
+        error.field = error.field or "teacher.model"
+        raise
 
 
 def resolve(recipe: Recipe, teacher: TeacherFacts) -> Resolved:

@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from braceexpand import braceexpand
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive", "crd", "mfd", "gd", "afd"]
 SizePreset = Literal["xs", "s", "m", "l"]
 MAX_CLASSES = 5000
 MAX_FILES = 10_000
+MAX_EPOCHS, MAX_STEPS, MAX_MINUTES = 100_000, 1_000_000_000, 1_000_000
 
 
 def is_local(model: str) -> bool:
@@ -26,10 +28,32 @@ def is_local(model: str) -> bool:
     return model.startswith(("/", "."))
 
 
+def located(path: tuple[str, ...], message: str) -> ValidationError:
+    """An error of a whole section that points at the field to change."""
+    kind = PydanticCustomError("value_error", "{message}", {"message": message})
+    details = InitErrorDetails(type=kind, loc=path, input=None)
+    return ValidationError.from_exception_data("recipe", [details])
+
+
+def printable(value: Any) -> Any:
+    """Refuse control characters in a text or in the texts it holds: databases and terminals choke on them."""
+    if isinstance(value, str):
+        if bad := next((one for one in value if ord(one) < 32 and one not in "\n\t"), None):
+            raise ValueError(f"it holds the control character {bad!r}; remove it")
+    elif isinstance(value, list | tuple):
+        for one in value:
+            printable(one)
+    elif isinstance(value, dict):
+        printable([*value, *value.values()])
+    return value
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are frozen once validated."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False)
+
+    _printable = field_validator("*")(printable)
 
 
 class ClassSpec(Section):
@@ -93,8 +117,12 @@ class Student(Section):
     """The encoder to be made. Give one of `size`, a budget (`max_params`, `max_macs`) or `architecture`."""
 
     size: SizePreset | None = Field(None, description="Preset of the catalogue (default `s`).")
-    max_params: int | None = Field(None, gt=0, description="Largest number of parameters of backbone + projection.")
-    max_macs: int | None = Field(None, gt=0, description="Largest number of multiply-accumulates for one image.")
+    max_params: int | None = Field(
+        None, gt=0, le=10**12, description="Largest number of parameters of backbone + projection."
+    )
+    max_macs: int | None = Field(
+        None, gt=0, le=10**15, description="Largest number of multiply-accumulates for one image."
+    )
     architecture: str | None = Field(None, description="Any timm architecture, by name.")
     image_size: int | None = Field(None, ge=32, le=1024, description="Input side in pixels (default: catalogue's).")
     init: Literal["base", "scratch"] = Field("base", description="Start from a base student where there is one.")
@@ -121,10 +149,10 @@ class Teacher(Section):
     @model_validator(mode="after")
     def _pinned(self) -> Self:
         if self.model.startswith("hf-hub:") and not self.revision:
-            raise ValueError("a hub model needs `revision`, the commit to pin")
+            raise located(("revision",), "a hub model needs `revision`, the commit to pin")
         named = self.model != "starter" and ":" not in self.model and not is_local(self.model)
         if named and not self.pretrained:
-            raise ValueError("an open_clip model by name needs `pretrained`, the tag of its weights")
+            raise located(("pretrained",), "an open_clip model by name needs `pretrained`, the tag of its weights")
         return self
 
 
@@ -155,7 +183,8 @@ class Generator(Section):
     @model_validator(mode="after")
     def _pinned(self) -> Self:
         if self.model != "starter" and not is_local(self.model) and not self.revision:
-            raise ValueError("a hub pipeline needs `revision`, the commit to pin (a directory starts with / or .)")
+            message = "a hub pipeline needs `revision`, the commit to pin (a directory starts with / or .)"
+            raise located(("revision",), message)
         if self.model == "starter" and (self.steps > 1 or self.guidance > 1):
             raise ValueError("the starter generator draws in one step without guidance: leave `steps`, `guidance` out")
         return self
@@ -168,6 +197,12 @@ class Language(Section):
     model: str = Field(description="The model's name at the endpoint, or its directory or hub id.")
     base_url: str = Field("", description="The endpoint's base URL (`openai` only), e.g. http://localhost:8000/v1.")
     temperature: float = Field(0.7, ge=0, le=2)
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.kind == "openai" and not self.base_url:
+            raise located(("base_url",), "a chat endpoint needs its address, e.g. http://localhost:8000/v1")
+        return self
 
 
 class Prompts(Section):
@@ -239,9 +274,9 @@ class Agnostic(Section):
     """Phase 1 of the paper: domain-agnostic distillation on unlabelled natural images."""
 
     source: str = Field(description="A dataset id (`ds_...`), or a path or URL of parquet or webdataset tar files.")
-    max_images: int = Field(100_000, ge=16, description="Images used at most.")
-    epochs: float = Field(1.0, gt=0)
-    steps: int | None = Field(None, gt=0, description="Instead of `epochs`.")
+    max_images: int = Field(100_000, ge=16, le=1_000_000_000, description="Images used at most.")
+    epochs: float = Field(1.0, gt=0, le=MAX_EPOCHS)
+    steps: int | None = Field(None, gt=0, le=MAX_STEPS, description="Instead of `epochs`.")
 
     @field_validator("source")
     @classmethod
@@ -259,7 +294,7 @@ class Agnostic(Section):
 class Training(Section):
     """How the student learns. Give at most one of `epochs`, `steps`, `minutes`."""
 
-    losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(
+    losses: dict[LossName, Annotated[float, Field(gt=0, le=1e15)]] = Field(
         {"l2": 1.0},
         min_length=1,
         description="Losses and their weights, summed. CLIP-KD's, with its weights: `crd` 1, `mse` (its FD) 2000, "
@@ -271,15 +306,17 @@ class Training(Section):
     weight_decay: float = Field(0.01, ge=0, le=1)
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
-    epochs: float | None = Field(None, gt=0, description="Passes over the training images (default 20).")
-    steps: int | None = Field(None, gt=0)
-    minutes: float | None = Field(None, gt=0, description="A time budget; the schedule is fitted to it.")
+    epochs: float | None = Field(None, gt=0, le=MAX_EPOCHS, description="Passes over the training images (default 20).")
+    steps: int | None = Field(None, gt=0, le=MAX_STEPS)
+    minutes: float | None = Field(
+        None, gt=0, le=MAX_MINUTES, description="A time budget; the schedule is fitted to it."
+    )
     batch_size: int = Field(128, ge=2, le=65536, description="Halved and retried when memory runs out.")
     views: int = Field(4, ge=1, le=64, description="Random crops cached for each image; the student sees these.")
     crop_scale: tuple[float, float] = Field((0.5, 1.0), description="Area of the crops, as a share of the image.")
     flip: bool = True
     ema: float | None = Field(0.998, gt=0, lt=1, description="Decay of the averaged weights; null: none.")
-    checkpoint_seconds: float = Field(60, gt=0, description="Seconds between checkpoints.")
+    checkpoint_seconds: float = Field(60, gt=0, le=86_400, description="Seconds between checkpoints.")
     agnostic: Agnostic | None = None
     seed: int = Field(0, ge=0, lt=2**31)
 
@@ -330,8 +367,11 @@ class Recipe(Section):
             names = set(self.domain.class_names)
             missing = [name for name in self.domain.class_names if not explicit.get(name)]
             unknown = [name for name in explicit if name not in names]
-            if missing or unknown:
-                raise ValueError(f"data.prompts.explicit: no prompt for {missing[:10]}, unknown classes {unknown[:10]}")
+            wrong = [f"no prompt for {missing[:10]}"] * bool(missing) + [f"unknown classes {unknown[:10]}"] * bool(
+                unknown
+            )
+            if wrong:
+                raise located(("data", "prompts", "explicit"), "; ".join(wrong))
         return self
 
 

@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from distillation.plan import STARTER
+from distillation.taught_classes import write_taught_classes
 from starter import scores as scoring
-from starter.classes import GENERATED
+from starter.classes import DRAWN, GENERATED
 from starter.generator import train_generator
+from starter.photos import class_names
 from starter.students import PRESETS, train_base_student
 from starter.teacher import train_teacher
 
@@ -24,7 +26,7 @@ SEED = 0
 
 
 @app.command()
-def teacher(data: Data, work: Work = WORK, steps: int = 5600, batch_size: int = 128) -> None:
+def teacher(data: Data, work: Work = WORK, steps: int = 6000, batch_size: int = 128) -> None:
     """Train the teacher contrastively."""
     work.mkdir(parents=True, exist_ok=True)
     train_teacher(data, STARTER / "teacher", steps=steps, batch_size=batch_size, seed=SEED, work=work)
@@ -44,6 +46,8 @@ def generator(data: Data, work: Work = WORK, steps: int = 8500, batch_size: int 
         batch_size=batch_size,
         seed=SEED,
     )
+    names = class_names(data)
+    write_taught_classes(STARTER / "generator", [names[label][:2] for label in DRAWN])
 
 
 @app.command()

@@ -46,6 +46,9 @@ class GeneratorRead(Row):
     guidance: float
     size: int = Field(description="Image side in pixels.")
     licence: str
+    classes: list[list[str]] | None = Field(
+        None, description="Names of the classes it was taught; null: anything that its text encoder understands."
+    )
 
 
 class LossRead(Row):

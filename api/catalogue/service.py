@@ -7,6 +7,7 @@ from dataclasses import asdict
 from api.catalogue.schemas import GeneratorRead, LossRead, StudentRead, TeacherRead
 from distillation.catalogue import FULL_STUDENTS, SMALL_STUDENTS
 from distillation.known_models import GENERATORS, LOSSES, TEACHERS
+from distillation.taught_classes import taught_classes
 
 
 def teachers() -> list[TeacherRead]:
@@ -20,7 +21,7 @@ def students() -> list[StudentRead]:
 
 
 def generators() -> list[GeneratorRead]:
-    return [GeneratorRead.model_validate(row) for row in GENERATORS]
+    return [GeneratorRead(**asdict(row), classes=taught_classes(row.model)) for row in GENERATORS]
 
 
 def losses() -> list[LossRead]:

@@ -13,9 +13,11 @@ from api.errors import FieldError, Problem, field_error
 from distillation.catalogue import Resolved, resolve_student
 from distillation.class_matching import match_classes
 from distillation.known_models import teacher_shape
+from distillation.names import teacher_problem
 from distillation.photo_files import DatasetError
 from distillation.plan import STARTER, StageTask, dataset_fingerprint, model_folder, plan, shard_count
 from distillation.recipe import Recipe, is_local
+from distillation.taught_classes import untaught_classes
 from state.tables import Dataset
 
 DATASET = "ds_"
@@ -39,7 +41,8 @@ def check(session: Session, recipe: Recipe) -> Checked:
         Problem: 422 ``preflight_failed``, with every error that could be found.
     """
     warnings: list[str] = []
-    errors = [*_shards(recipe), *_folders(recipe), *_datasets(session, recipe, warnings)]
+    errors = [*_classes(recipe), *_shards(recipe), *_names(recipe), *_folders(recipe)]
+    errors += _datasets(session, recipe, warnings)
     student = None
     try:
         student = resolve(recipe)
@@ -73,6 +76,20 @@ def fingerprints(session: Session) -> Callable[[str], str]:
         return dataset_fingerprint(name)
 
     return fingerprint_of
+
+
+def _classes(recipe: Recipe) -> list[FieldError]:
+    return [
+        field_error(f"/recipe/domain/classes/{index}", message, "unknown_class")
+        for index, message in untaught_classes(recipe).items()
+    ]
+
+
+def _names(recipe: Recipe) -> list[FieldError]:
+    if (problem := teacher_problem(recipe.teacher)) is None:
+        return []
+    field, message = problem
+    return [field_error(f"/recipe/teacher/{field}", message, "weights_missing")]
 
 
 def _shards(recipe: Recipe) -> list[FieldError]:
@@ -142,7 +159,13 @@ def _student_error(recipe: Recipe, error: ValueError) -> FieldError:
     student = recipe.student
     if student.architecture is not None:
         return field_error("/recipe/student/architecture", str(error), "bad_architecture")
-    for name in ("max_params", "max_macs"):
-        if getattr(student, name) is not None:
-            return field_error(f"/recipe/student/{name}", str(error), "impossible_budget")
-    return field_error("/recipe/student", str(error), "bad_architecture")
+    budgets = [name for name in ("max_params", "max_macs") if getattr(student, name) is not None]
+    if not budgets:
+        return field_error("/recipe/student", str(error), "bad_architecture")
+    for name in budgets[:-1]:
+        others = {other: None for other in budgets if other != name}
+        try:
+            resolve(recipe.model_copy(update={"student": student.model_copy(update=others)}))
+        except ValueError as alone:
+            return field_error(f"/recipe/student/{name}", str(alone), "impossible_budget")
+    return field_error(f"/recipe/student/{budgets[-1]}", str(error), "impossible_budget")

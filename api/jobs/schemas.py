@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-from distillation.recipe import Recipe
+from distillation.recipe import Recipe, printable
 from state.tables import JobStatus, Level, TaskStatus
 
 # A double quote cannot be written in SQLite's JSON paths, brackets would end the filter `metadata[key]`.
@@ -16,7 +16,7 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
 EXAMPLE: dict[str, Any] = {
     "recipe": {
-        "domain": {"name": "breakfast", "superclass": "food", "classes": ["espresso", "bagel", "orange"]},
+        "domain": {"name": "breakfast", "superclass": "food", "classes": ["espresso", "pretzel", "orange"]},
         "student": {"size": "xs"},
     },
     "metadata": {"team": "kitchen"},
@@ -33,6 +33,8 @@ class JobCreate(BaseModel):
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=16, description="Anything of your own; jobs can be filtered by it."
     )
+
+    _printable = field_validator("name", "metadata")(printable)
 
 
 class StageProgress(BaseModel):

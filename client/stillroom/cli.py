@@ -20,7 +20,7 @@ app = typer.Typer(
     help="Turn a domain named in words into a small image encoder.\n\n"
     "Submit class names; the service makes images of them, trains a small student to see them as a CLIP teacher does, "
     "and keeps the encoder for you to download.\n\n"
-    "A first job: stillroom submit --name fruit --class apple --class banana --wait --download fruit-encoder",
+    "A first job: stillroom submit --name fruit --class orange --class banana --wait --download fruit-encoder",
 )
 
 

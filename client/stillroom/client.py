@@ -1,7 +1,7 @@
 """The SDK: every endpoint of the service as one method.
 
 with Stillroom("http://127.0.0.1:8321") as service:
-    job = service.submit({"domain": {"name": "fruit", "classes": ["apple", "banana"]}})
+    job = service.submit({"domain": {"name": "fruit", "classes": ["orange", "banana"]}})
     job = service.wait(job["id"])
     service.download(job["encoder_id"], Path("fruit-encoder"))
 """

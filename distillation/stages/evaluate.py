@@ -140,6 +140,8 @@ def _models(request: Request, teacher: TeacherModel) -> dict[str, Any]:
             "architecture": student["architecture"],
             "image_size": student["image_size"],
             "params": student["params"],
+            # Whole: with the teacher's text tower, which it is used with.
+            "params_total": student["params"] + teacher.params_total - teacher.params_image_tower,
             "macs": student["macs"],
             "saving_vs_image_tower": 1 - student["params"] / teacher.params_image_tower,
             "saving_vs_whole": 1 - student["params"] / teacher.params_total,

@@ -50,7 +50,7 @@ def test_all_field_errors_at_once(service: Service) -> None:
         "/recipe/domain/classes/1/colour",
         "/recipe/domain/templates",
         "/recipe/student/size",
-        "/recipe/teacher",
+        "/recipe/teacher/revision",
         "/recipe/data/images_per_class",
         "/recipe/data/generator/steps",
         "/recipe/training/losses/l3",
@@ -62,7 +62,7 @@ def test_all_field_errors_at_once(service: Service) -> None:
         "/metadata/a",
         "/nonsense",
     }
-    assert found["/recipe/teacher"] == "a hub model needs `revision`, the commit to pin"
+    assert found["/recipe/teacher/revision"] == "a hub model needs `revision`, the commit to pin"
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,50 @@ def test_missing_starter_weights(service: Service, tmp_path: Path, monkeypatch: 
 
 
 def test_unknown_architecture(service: Service) -> None:
-    found = pointers(service, {"recipe": recipe(student={"architecture": "no such net!"})})
-    assert "timm" in found["/recipe/student/architecture"]
+    found = pointers(service, {"recipe": recipe(student={"architecture": "resnet81"})})
+    assert (
+        "did you mean" in found["/recipe/student/architecture"] and "resnet18" in found["/recipe/student/architecture"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("teacher", "field", "message"),
+    [
+        ({"model": "ViT-B-99", "pretrained": "openai"}, "model", "did you mean ViT-B-"),
+        ({"model": "ViT-B-32", "pretrained": "nope"}, "pretrained", "there are "),
+    ],
+)
+def test_unknown_teacher(service: Service, teacher: dict[str, str], field: str, message: str) -> None:
+    found = pointers(service, {"recipe": recipe(teacher=teacher)})
+    assert message in found[f"/recipe/teacher/{field}"]
+
+
+def test_classes_that_the_generator_cannot_draw(service: Service) -> None:
+    domain = {"name": "x", "classes": ["orange", "bannana", "Lemon", "xyzzy gadget"]}
+    found = pointers(service, {"recipe": {"domain": domain}})
+    assert found.keys() == {"/recipe/domain/classes/1", "/recipe/domain/classes/3"}
+    assert "Did you mean 'banana'?" in found["/recipe/domain/classes/1"]
+    drawn = service.http.get("/v1/catalogue/generators").json()["data"]
+    assert ["orange"] in next(row["classes"] for row in drawn if row["model"] == "starter")
+    assert {row["classes"] for row in drawn if row["model"] != "starter"} == {None}
+
+
+def test_the_budget_that_fails_is_told(service: Service) -> None:
+    found = pointers(service, {"recipe": recipe(student={"max_params": 1_000_000, "max_macs": 10})})
+    assert found.keys() == {"/recipe/student/max_macs"}
+
+
+def test_numbers_without_end_and_control_characters(service: Service) -> None:
+    body = """{"recipe": {"domain": {"name": "a\\u0000b", "classes": ["orange", "lemon"]},
+      "training": {"minutes": "inf", "losses": {"l2": 1e400}}}, "metadata": {"a": "\\u0007"}}"""
+    answer = service.http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert {error["pointer"] for error in answer.json()["errors"]} == {
+        "/recipe/domain/name",
+        "/recipe/training/minutes",
+        "/recipe/training/losses/l2",
+        "/metadata",
+    }
 
 
 def test_broken_json_and_missing_body(service: Service) -> None:

@@ -39,7 +39,7 @@ COMMANDS = [
     ["datasets", "show"],
     ["datasets", "delete"],
 ]
-FLAGS = ("--name", "fruit", "--class", "apple", "--class", "banana")
+FLAGS = ("--name", "fruit", "--class", "orange", "--class", "banana")
 
 
 def plain(text: str) -> str:
@@ -83,7 +83,7 @@ def test_submit_with_flags(run: Run, url: str, faults: Faults) -> None:
         "name": "fruit",
         "metadata": {"team": "kitchen"},
         "recipe": {
-            "domain": {"name": "fruit", "classes": ["apple", "banana"]},
+            "domain": {"name": "fruit", "classes": ["orange", "banana"]},
             "student": {"size": "xs"},
             "data": {"images_per_class": 50},
             "evaluation": {"dataset": "ds_1"},
@@ -94,7 +94,7 @@ def test_submit_with_flags(run: Run, url: str, faults: Faults) -> None:
 
 def test_flags_change_a_recipe_file(run: Run, url: str, faults: Faults, tmp_path: Path) -> None:
     recipe: dict[str, Any] = {
-        "domain": {"name": "fruit", "classes": ["apple", "fig"]},
+        "domain": {"name": "fruit", "classes": ["orange", "lemon"]},
         "student": {"max_params": 10, "image_size": 64},
         "training": {"epochs": 3, "lr": 0.01},
     }
@@ -167,7 +167,7 @@ def test_exit_2_on_a_file_that_is_no_recipe(run: Run, url: str, tmp_path: Path, 
 
 
 def test_exit_2_and_every_error_of_an_invalid_recipe(run: Run, url: str) -> None:
-    arguments = ("submit", "--name", "wrong", "--class", "apple")
+    arguments = ("submit", "--name", "wrong", "--class", "orange")
     done = run(url, *arguments)
     assert done.exit_code == 2
     text = plain(done.stderr)

@@ -12,7 +12,7 @@ from distillation.recipe import Recipe
 from state.jobs import create_job
 from state.tables import Job
 
-RECIPE = Recipe.model_validate({"domain": {"name": "fruit", "classes": ["apple", "banana"]}})
+RECIPE = Recipe.model_validate({"domain": {"name": "fruit", "classes": ["orange", "banana"]}})
 
 
 def stage_tasks(images: str = "images", student: str = "student", shards: int = 2) -> list[StageTask]:
