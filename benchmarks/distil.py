@@ -63,7 +63,13 @@ def main(
     teacher = open_clip.create_model(TEACHER, output_dict=True, device=device).eval().requires_grad_(False)
     config = student_config(student, 224, open_clip.get_model_config(TEACHER))
     facts = TeacherFacts(
-        config, 224, config["embed_dim"], open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, 100.0
+        model_cfg=config,
+        image_size=224,
+        embed_dim=config["embed_dim"],
+        params_image_tower=count_params(teacher.visual),
+        mean=open_clip.OPENAI_DATASET_MEAN,
+        std=open_clip.OPENAI_DATASET_STD,
+        scale=100.0,
     )
     with tempfile.TemporaryDirectory(prefix="bench-distil-") as folder:
         corpus = Corpus.open([_write_shard(Path(folder), config["embed_dim"])], device)

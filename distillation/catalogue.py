@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from distillation.names import check_architecture
 from distillation.recipe import SizePreset, Student
+from distillation.teachers import TeacherShape
 
 SMALL_TIER = 128
 """Largest image size, in pixels, of a teacher whose students come from the small tier."""
@@ -61,14 +62,24 @@ class Resolved(NamedTuple):
 
 # Both tiers go from weak to strong: a budget takes the last row that fits.
 SMALL_STUDENTS = (
+    StudentRow("test_convnext", 96, 207_128, 64, False, 11_219_328),
+    StudentRow("test_byobnet", 96, 199_856, 256, False, 11_127_040),
     StudentRow("lcnet_035", 96, 363_370, 1280, True, 4_989_512),
     StudentRow("lcnet_050", 96, 599_856, 1280, True, 8_281_728),
     StudentRow("test_resnet", 64, 372_688, 96, False, 16_392_192, "xs"),
     StudentRow("test_resnet", 96, 372_688, 96, False, 36_882_432, "s"),
+    StudentRow("starnet_s050", 96, 413_728, 128, False, 16_743_168),
+    StudentRow("mobilenetv2_035", 96, 396_128, 1280, False, 10_654_128),
+    StudentRow("dla46x_c", 96, 811_440, 256, False, 97_800_192),
+    StudentRow("starnet_s100", 96, 882_280, 160, False, 34_065_216),
+    StudentRow("dla60x_c", 96, 1_062_832, 256, False, 106_721_280),
     StudentRow("mobilenetv4_conv_small_050", 96, 957_952, 1280, True, 12_157_728, "m"),
+    StudentRow("starnet_s150", 96, 1_367_616, 192, False, 41_727_744),
     StudentRow("lcnet_100", 96, 1_672_800, 1280, True, 29_031_680),
+    StudentRow("convnext_zepto_rms", 96, 1_898_656, 256, False, 55_448_064),
     StudentRow("mobilenetv4_conv_small", 96, 2_493_024, 1280, True, 34_932_288),
     StudentRow("cs3darknet_s", 96, 2_763_344, 512, False, 100_085_760, "l"),
+    StudentRow("convnextv2_atto", 96, 3_387_400, 320, False, 100_471_680),
     StudentRow("hgnetv2_b0", 96, 3_947_550, 2048, True, 60_354_944),
     StudentRow("resnet10t", 96, 4_922_488, 512, False, 201_443_328),
 )
@@ -99,23 +110,20 @@ def students_for(teacher_image_size: int) -> tuple[StudentRow, ...]:
     return SMALL_STUDENTS if teacher_image_size <= SMALL_TIER else FULL_STUDENTS
 
 
-def resolve_student(student: Student, teacher_image_size: int, embed_dim: int) -> Resolved:
+def resolve_student(student: Student, teacher: TeacherShape) -> Resolved:
     """Architecture, image size and costs of the student that a recipe asks for.
-
-    Args:
-        embed_dim: width of the teacher's features.
 
     Raises:
         ValueError: no student fits the budget (the message names the smallest), or the name cannot be timm's.
     """
-    tier = students_for(teacher_image_size)
+    tier = students_for(teacher.image_size)
     if student.architecture is not None:
-        return _by_name(student.architecture, student.image_size, tier, teacher_image_size, embed_dim)
-    if student.max_params is not None or student.max_macs is not None:
-        row = _within_budget(student, tier, embed_dim)
+        return _by_name(student.architecture, student.image_size, tier, teacher.image_size, teacher.embed_dim)
+    if student.budget:
+        row = _within_budget(student, tier, teacher)
     else:
         row = next(row for row in tier if row.preset == (student.size or DEFAULT_PRESET))
-    return _at_size(row, student.image_size, embed_dim)
+    return _at_size(row, student.image_size, teacher.embed_dim)
 
 
 def _by_name(
@@ -128,24 +136,36 @@ def _by_name(
     return Resolved(name, image_size or teacher_image_size, 0, 0, None)
 
 
-def _within_budget(student: Student, tier: tuple[StudentRow, ...], embed_dim: int) -> StudentRow:
+def _within_budget(student: Student, tier: tuple[StudentRow, ...], teacher: TeacherShape) -> StudentRow:
     def costs(row: StudentRow) -> Resolved:
-        return _at_size(row, student.image_size, embed_dim)
+        return _at_size(row, student.image_size, teacher.embed_dim)
 
+    max_params = _max_params(student, teacher)
     fitting = [
         row
         for row in tier
-        if (student.max_params is None or costs(row).params <= student.max_params)
+        if (max_params is None or costs(row).params <= max_params)
         and (student.max_macs is None or costs(row).macs <= student.max_macs)
     ]
     if fitting:
         return fitting[-1]
+    asked = ""
+    if student.fewer_params is not None:
+        asked = f" ({student.fewer_params:g} % fewer than the {teacher.params_image_tower:,} of the image tower)"
     fewest, cheapest = min(map(costs, tier), key=lambda r: r.params), min(map(costs, tier), key=lambda r: r.macs)
     raise ValueError(
-        f"no student is that small: the fewest parameters has {fewest.architecture} ({fewest.params:,}, "
+        f"no student is that small{asked}: the fewest parameters has {fewest.architecture} ({fewest.params:,}, "
         f"with {fewest.macs:,} MACs), the fewest MACs {cheapest.architecture} ({cheapest.macs:,}, "
         f"with {cheapest.params:,} parameters)"
     )
+
+
+def _max_params(student: Student, teacher: TeacherShape) -> int | None:
+    """The smaller of the two budgets of parameters."""
+    limits = [] if student.max_params is None else [student.max_params]
+    if student.fewer_params is not None:
+        limits.append(int(teacher.params_image_tower * (100 - student.fewer_params) / 100))
+    return min(limits, default=None)
 
 
 def _at_size(row: StudentRow, image_size: int | None, embed_dim: int) -> Resolved:

@@ -16,6 +16,7 @@ from distillation.corpus import Corpus
 from distillation.plan import DEFAULT_EPOCHS, base_student, resolve_model
 from distillation.protocol import Reporter, Request, StageError, write_atomically
 from distillation.recipe import Recipe, Training
+from distillation.teachers import TeacherShape
 from distillation.trainer import TeacherFacts, Trainer
 from distillation.training import Length, train
 from distillation.views import whole_views
@@ -44,14 +45,12 @@ def resolve(recipe: Recipe, teacher: TeacherFacts) -> Resolved:
         StageError: impossible_budget or bad_architecture.
     """
     try:
-        return resolve_student(recipe.student, teacher.image_size, teacher.embed_dim)
+        shape = TeacherShape(teacher.image_size, teacher.embed_dim, teacher.params_image_tower)
+        return resolve_student(recipe.student, shape)
     except ValueError as error:
-        student = recipe.student
-        budget = next((name for name in ("max_params", "max_macs") if getattr(student, name) is not None), None)
-        code = "impossible_budget" if budget else "bad_architecture"
-        raise StageError(
-            code, str(error), "see the student catalogue", f"student.{budget or 'architecture'}"
-        ) from error
+        field = next(iter(recipe.student.budget), None)
+        code = "impossible_budget" if field else "bad_architecture"
+        raise StageError(code, str(error), "see the student catalogue", f"student.{field or 'architecture'}") from error
 
 
 def training_length(training: Training, images: int) -> Length:
@@ -132,6 +131,7 @@ def facts_of(teacher: TeacherModel, captions: list[str]) -> TeacherFacts:
         model_cfg=teacher.model_cfg,
         image_size=teacher.image_size,
         embed_dim=teacher.embed_dim,
+        params_image_tower=teacher.params_image_tower,
         mean=teacher.mean,
         std=teacher.std,
         scale=teacher.logit_scale,

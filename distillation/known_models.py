@@ -6,9 +6,7 @@ change there: read them before using the weights.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -121,23 +119,3 @@ LOSSES = (
         "weight 1; the layer is dropped after training",
     ),
 )
-
-
-def teacher_shape(model: str, pretrained: str | None, folder: Path | None) -> tuple[int, int]:
-    """Image size and embedding width of a teacher, without loading it.
-
-    Args:
-        folder: its local open_clip directory, if it has one.
-
-    A model that neither a folder nor the catalogue describes is taken for one of 224 pixels and 512 dimensions, which
-    decides only the estimate and the tier of students; the training process reads the real values.
-    """
-    config = folder / "open_clip_config.json" if folder is not None else None
-    if config is not None and config.is_file():
-        described = json.loads(config.read_text(encoding="utf-8"))["model_cfg"]
-        size = described["vision_cfg"].get("image_size", 224)
-        return int(size if isinstance(size, int) else size[0]), int(described["embed_dim"])
-    for row in TEACHERS:
-        if row.model == model and row.pretrained in (pretrained, None):
-            return row.image_size, row.embed_dim
-    return 224, 512

@@ -18,6 +18,7 @@ from braceexpand import braceexpand
 
 from distillation.catalogue import resolve_student
 from distillation.recipe import Recipe, is_local
+from distillation.teachers import TeacherShape, teacher_shape
 
 ENGINE = 1
 """Raised when a change of code changes outputs: old keys then no longer match."""
@@ -67,6 +68,11 @@ def model_folder(model: str, kind: str) -> Path | None:
     """The local directory of a model, or None for one on a hub or built into open_clip."""
     name = resolve_model(model, kind).removeprefix("local-dir:")
     return Path(name) if is_local(name) else None
+
+
+def recipe_teacher_shape(recipe: Recipe) -> TeacherShape:
+    """What is known of a recipe's teacher before it is loaded."""
+    return teacher_shape(recipe.teacher.model, model_folder(recipe.teacher.model, "teacher"))
 
 
 def fingerprint(model: str, kind: str, *details: str | None) -> str:
@@ -166,18 +172,12 @@ def base_student(recipe: Recipe) -> Path | None:
     """The folder of the base student that the job starts from, or None for a start from scratch."""
     if recipe.student.init != "base" or recipe.teacher.model != "starter":
         return None
-    chosen = resolve_student(recipe.student, *starter_teacher_shape())
+    chosen = resolve_student(recipe.student, teacher_shape("starter", STARTER / "teacher"))
     for folder in sorted((STARTER / "students").glob("*/student.json")):
         described = json.loads(folder.read_text(encoding="utf-8"))
         if (described["architecture"], described["image_size"]) == (chosen.architecture, chosen.image_size):
             return folder.parent
     return None
-
-
-def starter_teacher_shape() -> tuple[int, int]:
-    """Image size and embedding width of the starter teacher."""
-    config = json.loads((STARTER / "teacher" / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
-    return int(config["vision_cfg"]["image_size"]), int(config["embed_dim"])
 
 
 def _base_fingerprint(recipe: Recipe) -> str | None:

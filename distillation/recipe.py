@@ -18,6 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive", "crd", "mfd", "gd", "afd"]
 SizePreset = Literal["xs", "s", "m", "l"]
+BUDGETS = ("max_params", "fewer_params", "max_macs")
 MAX_CLASSES = 5000
 MAX_FILES = 10_000
 MAX_EPOCHS, MAX_STEPS, MAX_MINUTES = 100_000, 1_000_000_000, 1_000_000
@@ -114,11 +115,17 @@ class Domain(Section):
 
 
 class Student(Section):
-    """The encoder to be made. Give one of `size`, a budget (`max_params`, `max_macs`) or `architecture`."""
+    """The encoder to be made. Give one of `size`, `architecture`, or a budget.
+
+    A budget is any of `max_params`, `fewer_params` and `max_macs`; the strongest student that meets them all is taken.
+    """
 
     size: SizePreset | None = Field(None, description="Preset of the catalogue (default `s`).")
     max_params: int | None = Field(
         None, gt=0, le=10**12, description="Largest number of parameters of backbone + projection."
+    )
+    fewer_params: float | None = Field(
+        None, gt=0, lt=100, description="At least so many per cent fewer parameters than the teacher's image tower."
     )
     max_macs: int | None = Field(
         None, gt=0, le=10**15, description="Largest number of multiply-accumulates for one image."
@@ -129,10 +136,15 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        ways = [self.size is not None, self.architecture is not None, bool(self.max_params or self.max_macs)]
+        ways = [self.size is not None, self.architecture is not None, bool(self.budget)]
         if sum(ways) > 1:
-            raise ValueError("give only one of size, architecture, or a budget (max_params and/or max_macs)")
+            raise ValueError(f"give only one of size, architecture, or a budget ({', '.join(BUDGETS)})")
         return self
+
+    @property
+    def budget(self) -> list[str]:
+        """Names of the budgets that are given; all of them must be met."""
+        return [name for name in BUDGETS if getattr(self, name) is not None]
 
 
 class Teacher(Section):

@@ -46,6 +46,7 @@ class TeacherFacts:
         model_cfg: its open_clip configuration.
         image_size: side of its input in pixels.
         embed_dim: width of its features.
+        params_image_tower: parameters of its image tower, for students sized by it.
         mean, std: of its preprocessing; the student sees pixels normalised that way.
         scale: ``exp(logit_scale)``.
         captions: text features of the distinct captions ``(c, embed_dim)``, for the losses that need them.
@@ -54,6 +55,7 @@ class TeacherFacts:
     model_cfg: dict[str, Any]
     image_size: int
     embed_dim: int
+    params_image_tower: int
     mean: Sequence[float]
     std: Sequence[float]
     scale: float

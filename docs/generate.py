@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def _section(path: str, model: type[Section]) -> Iterator[str]:
         inner = _sections_in(field.annotation)
         nested += [(full, item) for item in inner]
         rows.append(f"| `{name}` | {_type(field)} | {_default(field)} | {field.description or _summary(inner)} |\n")
-    yield f"\n## {path or 'Recipe'}\n\n{(model.__doc__ or '').strip()}\n\n"
+    yield f"\n## {path or 'Recipe'}\n\n{cleandoc(model.__doc__ or '')}\n\n"
     yield "| field | type | default | meaning |\n|---|---|---|---|\n"
     yield from rows
     for full, item in nested:

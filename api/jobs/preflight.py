@@ -12,12 +12,20 @@ from sqlalchemy.orm import Session
 from api.errors import FieldError, Problem, field_error
 from distillation.catalogue import Resolved, resolve_student
 from distillation.class_matching import match_classes
-from distillation.known_models import teacher_shape
 from distillation.names import teacher_problem
 from distillation.photo_files import DatasetError
-from distillation.plan import STARTER, StageTask, dataset_fingerprint, model_folder, plan, shard_count
+from distillation.plan import (
+    STARTER,
+    StageTask,
+    dataset_fingerprint,
+    model_folder,
+    plan,
+    recipe_teacher_shape,
+    shard_count,
+)
 from distillation.recipe import Recipe, is_local
 from distillation.taught_classes import untaught_classes
+from distillation.teachers import TeacherShape
 from state.tables import Dataset
 
 DATASET = "ds_"
@@ -30,6 +38,7 @@ class Checked:
     """A job that may be queued."""
 
     tasks: list[StageTask]
+    teacher: TeacherShape
     student: Resolved
     warnings: list[str]
 
@@ -43,7 +52,7 @@ def check(session: Session, recipe: Recipe) -> Checked:
     warnings: list[str] = []
     errors = [*_classes(recipe), *_shards(recipe), *_names(recipe), *_folders(recipe)]
     errors += _datasets(session, recipe, warnings)
-    student = None
+    teacher, student = recipe_teacher_shape(recipe), None
     try:
         student = resolve(recipe)
     except ValueError as error:
@@ -53,18 +62,21 @@ def check(session: Session, recipe: Recipe) -> Checked:
         raise Problem(422, "preflight_failed", f"{count} in the way of this job: {errors[0].message}", errors)
     if not student.params:
         warnings.append(f"the catalogue does not know {student.architecture}; the training process will look it up")
-    return Checked(plan(recipe, fingerprints(session)), student, warnings)
+    if not teacher.known and recipe.student.fewer_params is not None:
+        warnings.append(
+            f"how large the image tower of {recipe.teacher.model} is, is known once a worker has loaded it; until then "
+            f"it is taken for a ViT-B-32's ({teacher.params_image_tower:,}), so the student may turn out another one"
+        )
+    return Checked(plan(recipe, fingerprints(session)), teacher, student, warnings)
 
 
 def resolve(recipe: Recipe) -> Resolved:
-    """The student's architecture, image size and costs; which one a preset picks depends on the teacher.
+    """The student's architecture, image size and costs; which one a preset or a budget picks depends on the teacher.
 
     Raises:
         ValueError: no student fits the budget, or the architecture cannot be one.
     """
-    teacher = recipe.teacher
-    shape = teacher_shape(teacher.model, teacher.pretrained, model_folder(teacher.model, "teacher"))
-    return resolve_student(recipe.student, *shape)
+    return resolve_student(recipe.student, recipe_teacher_shape(recipe))
 
 
 def fingerprints(session: Session) -> Callable[[str], str]:
@@ -159,13 +171,12 @@ def _student_error(recipe: Recipe, error: ValueError) -> FieldError:
     student = recipe.student
     if student.architecture is not None:
         return field_error("/recipe/student/architecture", str(error), "bad_architecture")
-    budgets = [name for name in ("max_params", "max_macs") if getattr(student, name) is not None]
-    if not budgets:
+    if not student.budget:
         return field_error("/recipe/student", str(error), "bad_architecture")
-    for name in budgets[:-1]:
-        others = {other: None for other in budgets if other != name}
+    for name in student.budget[:-1]:
+        others = {other: None for other in student.budget if other != name}
         try:
             resolve(recipe.model_copy(update={"student": student.model_copy(update=others)}))
         except ValueError as alone:
             return field_error(f"/recipe/student/{name}", str(alone), "impossible_budget")
-    return field_error(f"/recipe/student/{budgets[-1]}", str(error), "impossible_budget")
+    return field_error(f"/recipe/student/{student.budget[-1]}", str(error), "impossible_budget")

@@ -97,6 +97,15 @@ class PlannedTask(BaseModel):
     reused: bool
 
 
+class TeacherRead(BaseModel):
+    """What decides which student a size or a budget stands for."""
+
+    image_size: int
+    embed_dim: int
+    params_image_tower: int
+    known: bool = Field(description="False where these are guesses, until a worker has loaded the teacher.")
+
+
 class StudentRead(BaseModel):
     """The student that the recipe's size, budget or architecture stands for."""
 
@@ -119,6 +128,7 @@ class DryRun(BaseModel):
     """What `POST /v1/jobs` would do."""
 
     recipe: dict[str, Any] = Field(description="With every default filled in.")
+    teacher: TeacherRead
     student: StudentRead
     tasks: list[PlannedTask]
     estimate: EstimateRead

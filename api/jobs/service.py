@@ -14,7 +14,16 @@ from api.errors import Problem, not_found
 from api.jobs import preflight
 from api.jobs.progress import job_eta, job_fraction, read_stages
 from api.jobs.rates import measured_rates
-from api.jobs.schemas import DryRun, EstimateRead, JobCreate, JobRead, JobSummary, PlannedTask, StudentRead
+from api.jobs.schemas import (
+    DryRun,
+    EstimateRead,
+    JobCreate,
+    JobRead,
+    JobSummary,
+    PlannedTask,
+    StudentRead,
+    TeacherRead,
+)
 from api.pages import Page, cut
 from distillation.estimate import estimate
 from state import jobs
@@ -70,6 +79,7 @@ def dry_run(engine: Engine, body: JobCreate) -> DryRun:
     cost = estimate(body.recipe, checked.student, reused=frozenset(whole), measured=rates)
     return DryRun(
         recipe=body.recipe.model_dump(mode="json"),
+        teacher=TeacherRead.model_validate(checked.teacher._asdict()),
         student=StudentRead.model_validate(checked.student._asdict()),
         tasks=tasks,
         estimate=EstimateRead.model_validate(cost),

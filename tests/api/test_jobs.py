@@ -60,6 +60,22 @@ def test_second_job_reuses_and_is_named(any_service: Service) -> None:
     assert any_service.http.get(f"/v1/encoders/{second['encoder_id']}").json()["name"] == "again"
 
 
+def test_dry_run_tells_the_teachers_size_and_the_student_it_leads_to(service: Service) -> None:
+    def dry_run(**changes: Any) -> dict[str, Any]:
+        return dict(service.http.post("/v1/jobs?dry_run=1", json={"recipe": recipe(**changes)}).json())
+
+    shipped = dry_run(teacher={"model": "starter"}, student={"fewer_params": 92})
+    tower = shipped["teacher"]["params_image_tower"]
+    assert shipped["teacher"]["known"] and shipped["warnings"] == []
+    assert 0 < shipped["student"]["params"] <= 0.08 * tower
+    guessed = dry_run(student={"fewer_params": 92})  # the tests' teacher has no weights
+    assert not guessed["teacher"]["known"] and "taken for a ViT-B-32's" in guessed["warnings"][0]
+    problem = dry_run(teacher={"model": "starter"}, student={"fewer_params": 99.9})
+    (error,) = problem["errors"]
+    assert error["pointer"] == "/recipe/student/fewer_params"
+    assert f"99.9 % fewer than the {tower:,} of the image tower" in error["message"]
+
+
 def test_dry_run_queues_nothing(any_service: Service) -> None:
     answer = any_service.http.post("/v1/jobs?dry_run=true", json={"recipe": recipe()})
     assert answer.status_code == 200

@@ -22,6 +22,7 @@ from distillation.protocol import Interrupted, StageError
 from distillation.stages import agnostic, distil
 from distillation.unlabelled import source_photos
 from models.students import build_student, count_params
+from models.teachers import load_teacher
 from tests.distillation.stage_folders import coloured_images
 from tests.distillation.training_folders import Heard, request, training, training_recipe, write_training_shards
 
@@ -85,11 +86,27 @@ def test_distil_starts_from_a_base_student(
 
 def test_impossible_students_are_explained(teacher_folder: Path, shards: list[Path], tmp_path: Path) -> None:
     wanted = training_recipe(teacher_folder)
-    for student, code in (({"max_params": 100}, "impossible_budget"), ({"architecture": "NO"}, "bad_architecture")):
+    for student, code in (
+        ({"max_params": 100}, "impossible_budget"),
+        ({"fewer_params": 99}, "impossible_budget"),
+        ({"architecture": "NO"}, "bad_architecture"),
+    ):
         recipe = wanted.model_copy(update={"student": wanted.student.model_validate(student)})
         with pytest.raises(StageError) as caught:
             distil.run(request("distil", recipe, {"generate": shards}, tmp_path), Heard())
-        assert caught.value.code == code and caught.value.field.startswith("student.")
+        assert caught.value.code == code and caught.value.field == f"student.{next(iter(student))}"
+
+
+def test_a_share_of_the_image_tower_is_taken_of_the_loaded_teacher(
+    teacher_folder: Path, shards: list[Path], tmp_path: Path
+) -> None:
+    """Whatever was guessed when the job was submitted."""
+    wanted = training_recipe(teacher_folder, steps=1)
+    recipe = wanted.model_copy(update={"student": wanted.student.model_validate({"fewer_params": 40})})
+    distil.run(request("distil", recipe, {"generate": shards}, tmp_path), Heard())
+    described, _ = distilled(tmp_path)
+    assert described["architecture"] == "test_byobnet"  # of a ViT-B-32's tower it would be the largest, resnet10t
+    assert described["params"] <= 0.6 * load_teacher(str(teacher_folder)).params_image_tower
 
 
 def jpeg(image: np.ndarray) -> bytes:

@@ -14,8 +14,7 @@ from diffusers import LCMScheduler
 from distillation import pipeline
 from distillation.catalogue import resolve_student
 from distillation.estimate import estimate
-from distillation.known_models import teacher_shape
-from distillation.plan import model_folder
+from distillation.plan import recipe_teacher_shape
 from distillation.protocol import Reporter
 from distillation.recipe import Recipe, load_recipe
 from distillation.runner import run_stage
@@ -42,9 +41,7 @@ def test_it_is_pinned(path: Path) -> None:
 @every_recipe
 def test_it_can_be_estimated(path: Path) -> None:
     recipe = load_recipe(path)
-    teacher = recipe.teacher
-    shape = teacher_shape(teacher.model, teacher.pretrained, model_folder(teacher.model, "teacher"))
-    student = resolve_student(recipe.student, *shape)
+    student = resolve_student(recipe.student, recipe_teacher_shape(recipe))
     assert student.params > 0 and student.macs > 0, "a student of the catalogue"
     told = estimate(recipe, student)
     assert told["images"] == recipe.data.images_per_class * len(recipe.domain.classes)
