@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stillroom import cli_datasets, cli_encoders, cli_jobs, cli_submit
+from stillroom import cli_datasets, cli_encoders, cli_jobs, cli_submit, cli_sweep
 from stillroom.cli_session import EXIT_CODES, Connection
 from stillroom.client import DEFAULT_URL
 
@@ -42,6 +42,7 @@ def connect(
 
 for panel, name, function in (
     (JOBS, "submit", cli_submit.submit),
+    (JOBS, "sweep", cli_sweep.sweep),
     (JOBS, "jobs", cli_jobs.jobs),
     (JOBS, "show", cli_jobs.show),
     (JOBS, "events", cli_jobs.events),

@@ -13,7 +13,7 @@ import yaml
 
 from stillroom.errors import BadInput
 
-SIZE_KEYS = ("size", "architecture", "max_params", "max_macs")
+SIZE_KEYS = ("size", "architecture", "max_params", "fewer_params", "max_macs")
 LENGTH_KEYS = ("epochs", "steps", "minutes")
 
 
@@ -46,7 +46,7 @@ def apply_flags(
     steps: int | None,
     minutes: float | None,
 ) -> dict[str, Any]:
-    """The recipe with what the flags say put in; the way of giving a size or a length that a flag replaces is removed.
+    """The recipe with what the flags say put in.
 
     Raises:
         BadInput: a section of the recipe that a flag belongs to is not a mapping.
@@ -61,16 +61,23 @@ def apply_flags(
         ("training", "steps", steps),
         ("training", "minutes", minutes),
     ]
-    result = dict(recipe)
     for section, key, value in changes:
-        if value is None:
-            continue
-        old = result.get(section) or {}
-        if not isinstance(old, dict):
-            raise BadInput(f"`{section}` in the recipe must be a mapping; --{key.replace('_', '-')} belongs into it")
-        exclusive = SIZE_KEYS if key in SIZE_KEYS else LENGTH_KEYS if key in LENGTH_KEYS else ()
-        result[section] = {name: item for name, item in old.items() if name not in exclusive} | {key: value}
-    return result
+        if value is not None:
+            recipe = changed(recipe, section, key, value)
+    return recipe
+
+
+def changed(recipe: dict[str, Any], section: str, key: str, value: Any) -> dict[str, Any]:
+    """The recipe with one field set; another way of giving a size or a length that it replaces is removed.
+
+    Raises:
+        BadInput: the section is not a mapping.
+    """
+    old = recipe.get(section) or {}
+    if not isinstance(old, dict):
+        raise BadInput(f"`{section}` in the recipe must be a mapping; `{key}` belongs into it")
+    exclusive = SIZE_KEYS if key in SIZE_KEYS else LENGTH_KEYS if key in LENGTH_KEYS else ()
+    return {**recipe, section: {name: item for name, item in old.items() if name not in exclusive} | {key: value}}
 
 
 def pairs(items: Sequence[str]) -> dict[str, str]:

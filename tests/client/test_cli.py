@@ -23,6 +23,7 @@ from tests.client.servers import closed_port
 CLIENT = Path(stillroom.cli.__file__).parents[1]
 COMMANDS = [
     ["submit"],
+    ["sweep"],
     ["jobs"],
     ["show"],
     ["events"],
