@@ -15,12 +15,19 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.loaders.lora_pipeline import LORA_WEIGHT_NAME_SAFE
+from diffusers.utils import convert_state_dict_to_kohya
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from models.clip_directory import save_clip_directory
 from starter.tokenizer import CONTEXT_LENGTH, build_tokenizer
 
+LCM_LORA_MODULES = [
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+]
 WIDTH = 32
 IMAGE_SIZE = 64
 
@@ -112,12 +119,35 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: P
     return folder
 
 
-def save_lora(pipeline_folder: Path, folder: Path) -> Path:
-    """A random LoRA for a pipeline's UNet, in diffusers' own format."""
+@pytest.fixture(scope="session")
+def vit_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """open_clip's ViT-B-32, made small in width, depth and resolution, as a directory on the hub would have it."""
     torch.manual_seed(0)
-    pipeline = DiffusionPipeline.from_pretrained(pipeline_folder)
-    pipeline.unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    pipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(pipeline.unet))
+    config = open_clip.get_model_config("ViT-B-32")
+    config["embed_dim"] = 48
+    config["vision_cfg"] |= {"image_size": IMAGE_SIZE, "layers": 2, "width": 64}
+    config["text_cfg"] |= {"width": WIDTH, "heads": 2, "layers": 1}
+    folder = tmp_path_factory.mktemp("vit-teacher")
+    preprocess = {
+        "size": IMAGE_SIZE,
+        "mean": list(open_clip.OPENAI_DATASET_MEAN),
+        "std": list(open_clip.OPENAI_DATASET_STD),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    save_clip_directory(open_clip.CLIP(**config), folder, model_cfg=config, preprocess_cfg=preprocess)
+    return folder
+
+
+def save_lcm_lora(pipeline_folder: Path, folder: Path) -> Path:
+    """A random LoRA for a pipeline's UNet, as the LCM LoRAs on the hub are: kohya's names, convolutions included."""
+    torch.manual_seed(0)
+    unet = DiffusionPipeline.from_pretrained(pipeline_folder).unet
+    unet.add_adapter(LoraConfig(r=4, lora_alpha=1, target_modules=LCM_LORA_MODULES, init_lora_weights=False))
+    layers = get_peft_model_state_dict(unet)
+    folder.mkdir(parents=True)
+    weights = convert_state_dict_to_kohya({f"unet.{name}": tensor for name, tensor in layers.items()})
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / LORA_WEIGHT_NAME_SAFE)
     return folder
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from diffusers import LCMScheduler
 
 from distillation import pipeline
@@ -20,10 +20,10 @@ from distillation.recipe import Recipe, load_recipe
 from distillation.runner import run_stage
 from models.generators import load_generator
 from tests.distillation.photo_builders import photo, write_tar
-from tests.models_fixtures import save_lora
+from tests.models_fixtures import save_lcm_lora
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("**/*.yaml"))
-CLASSES = 3
+CLASSES, IMAGES = 3, 8
 COMMIT = re.compile("[0-9a-f]{40}")
 
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -48,47 +48,69 @@ def test_it_can_be_estimated(path: Path) -> None:
     assert told["minutes"] > 1 and (told["steps"] or 0) > 0
 
 
-@pytest.mark.parametrize("name", ["popp2024", "default"])  # the demo is run as it stands, by `make demo`
+@pytest.mark.parametrize(
+    ("name", "architecture"), [("popp2024", "tiny_vit_11m_224"), ("default", "hgnetv2_b0")]
+)  # the demo is run as it stands, by `make demo`
 def test_it_runs_with_small_models(
-    name: str, teacher_folder: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    architecture: str,
+    vit_teacher_folder: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # test_pipeline has the child processes; thirteen more would only import the same libraries again.
     monkeypatch.setattr(pipeline, "_run_in_child", lambda request, _task, _listen: run_stage(request, Reporter()))
-    content = yaml.safe_load((RECIPES[0].parent / f"{name}.yaml").read_text(encoding="utf-8"))
-    family = "sdxl_folder" if "xl" in content.get("data", {}).get("generator", {}).get("model", "") else "sd_folder"
-    reduced = _reduced(content, teacher_folder, request.getfixturevalue(family), tmp_path)
-    recipe = Recipe.model_validate(reduced)
-    if (lora := recipe.data.generator.lora) is not None:
-        loaded = load_generator(recipe.data.generator.model, device=torch.device("cpu"), lora=lora)
-        assert isinstance(loaded.scheduler, LCMScheduler)
+    shipped = load_recipe(RECIPES[0].parent / f"{name}.yaml")
+    generator: Path = request.getfixturevalue("sdxl_folder" if "xl" in shipped.data.generator.model else "sd_folder")
+    recipe = _reduced(shipped, vit_teacher_folder, generator, tmp_path)
+    assert recipe.student.architecture == architecture
+    _check_generator(recipe.data.generator.model, recipe.data.generator.lora or "")
 
     encoder = pipeline.run_recipe(recipe, tmp_path / "out", lambda _task, _event: None)
     done = {path.parents[1].name.partition("-")[0] for path in tmp_path.glob("out/stages/*/out/manifest.json")}
-    agnostic = {"agnostic"} if recipe.training.agnostic else set()
+    agnostic = {"agnostic"} if shipped.training.agnostic else set()
     assert done == {"prompts", "generate", "distil", "evaluate", "export"} | agnostic
     assert (encoder / "open_clip_config.json").is_file() and (encoder / "classifier.onnx").is_file()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["student"]["architecture"] == architecture
+    assert report["student"]["init"] == ("agnostic" if agnostic else "scratch")
+    assert report["generation"]["images"] == CLASSES * IMAGES and report["real"]["images"] == CLASSES
 
 
-def _reduced(content: dict[str, Any], teacher: Path, generator: Path, folder: Path) -> dict[str, Any]:
-    """The recipe with small local models and little to do; what it says of prompts, losses and optimiser stays."""
+def _check_generator(model: str, lora: str) -> None:
+    """The LoRA is fused into attention and convolutions, and has brought its scheduler."""
+    loaded, plain = (load_generator(model, device=torch.device("cpu"), lora=item) for item in (lora, None))
+    assert isinstance(loaded.scheduler, LCMScheduler) and not isinstance(plain.scheduler, LCMScheduler)
+    before, after = plain.unet.state_dict(), loaded.unet.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert any("attn1.to_q" in key for key in changed) and any("resnets.0.conv1" in key for key in changed)
+
+
+def _reduced(shipped: Recipe, teacher: Path, generator: Path, folder: Path) -> Recipe:
+    """The recipe with small local models and little to do; everything else stays as it says."""
+    content: dict[str, Any] = shipped.model_dump(mode="json", exclude_unset=True)
     content["domain"]["classes"] = content["domain"]["classes"][:CLASSES]
     content["teacher"] = {"model": f"local-dir:{teacher}"}
-    content["student"] = {"architecture": "test_resnet", "image_size": 48}
-    given = content["data"].get("generator", {})
-    replaced = {"model": str(generator), "steps": 2, "guidance": given.get("guidance", 3.0)}
-    if lora := given.get("lora"):
-        # Under its own name, which is what chooses the scheduler.
-        replaced["lora"] = str(save_lora(generator, folder / Path(lora.partition("@")[0]).name))
-    off = {"teacher_agrees": False, "near_constant": False}
-    content["data"] |= {"generator": replaced, "images_per_class": 8, "shard_size": 16, "filter": off}
+    student = resolve_student(shipped.student, recipe_teacher_shape(shipped))
+    content["student"] = {"architecture": student.architecture, "image_size": 64, "init": shipped.student.init}
+    given = content["data"]["generator"]
+    # The LoRA under its own name, which is what chooses the scheduler.
+    lora = save_lcm_lora(generator, folder / Path(given["lora"].partition("@")[0]).name)
+    given |= {"model": str(generator), "revision": None, "lora": str(lora), "size": 64}
+    content["data"] |= {"images_per_class": IMAGES, "shard_size": 16}
+    # A teacher with random weights agrees with nobody.
+    content["data"]["filter"] = {**content["data"].get("filter", {}), "teacher_agrees": False}
     training = content["training"]
-    for length in ("epochs", "minutes"):
-        training.pop(length, None)
+    training.pop("epochs")
     training |= {"steps": 2, "batch_size": 4, "views": 2}
+    photos = {f"{name}/{index}.jpg": photo((16 * index, 30, 30)) for name in ("a", "b") for index in range(8)}
     if "agnostic" in training:
-        photos = {f"{index}.jpg": photo((16 * index, 30, 30)) for index in range(16)}
         (folder / "photos").mkdir()
         write_tar(folder / "photos" / "0000.tar", photos)
-        training["agnostic"] |= {"source": str(folder / "photos"), "max_images": 16, "epochs": 0.5}
-    content["exports"], content["evaluation"] = {"int8": False}, {"latency": False}
-    return content
+        training["agnostic"] |= {"source": str(folder / "photos"), "max_images": 16}
+    for item in content["domain"]["classes"]:
+        (folder / "real" / item["name"]).mkdir(parents=True)
+        (folder / "real" / item["name"] / "0.jpg").write_bytes(photo((90, 30, 30)))
+    content["evaluation"] = {"dataset": str(folder / "real")}
+    return Recipe.model_validate(content)
