@@ -1,8 +1,9 @@
 # Three images from one file: `api` (no torch), `worker` (CUDA wheels of torch; also runs on the CPU), `migrate`.
 FROM python:3.12-slim AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1
+# A fresh named volume takes the owner of the folder it is mounted on: each must exist and belong to the user.
 RUN pip install --disable-pip-version-check uv && useradd --create-home --uid 1000 stillroom \
-    && mkdir -p /data && chown stillroom /data
+    && mkdir -p /data /home/stillroom/.cache/huggingface && chown -R stillroom /data /home/stillroom/.cache
 WORKDIR /app
 
 FROM base AS api

@@ -89,6 +89,25 @@ def test_health_checks_and_named_volumes(compose: dict[str, Any]) -> None:
     assert used == set(compose["volumes"])
 
 
+def test_volumes_belong_to_the_user_who_writes_there(compose: dict[str, Any]) -> None:
+    """A named volume mounted where the image has no folder belongs to root."""
+    seen = set()
+    for name, service in compose["services"].items():
+        if "build" not in service:
+            continue
+        lines = instructions(service["build"]["target"])
+        (user,) = [line.removeprefix("USER ") for line in lines if line.startswith("USER ")]
+        before = "\n".join(lines[: lines.index(f"USER {user}")])
+        made = {path for paths in re.findall(r"mkdir -p ([^&\n]+)", before) for path in paths.split()}
+        owned = {path for paths in re.findall(rf"chown -R {user} ([^&\n]+)", before) for path in paths.split()}
+        for volume in service["volumes"]:
+            target = volume.split(":")[1]
+            assert target in made, f"{name}: {target} is not created"
+            assert owned & {target, *map(str, Path(target).parents)}, f"{name}: {target} is not {user}'s"
+            seen.add(target)
+    assert seen == {"/data", "/home/stillroom/.cache/huggingface"}
+
+
 def test_the_gpu_worker_reserves_its_device_and_has_shared_memory(compose: dict[str, Any]) -> None:
     worker = compose["services"]["worker-gpu"]
     (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
