@@ -17,6 +17,8 @@ COPY starter starter
 COPY workers workers
 COPY api api
 USER stillroom
+# Where the command below listens, so that the API can warn of an open door; Compose says where it publishes the port.
+ENV STILLROOM_HOST=0.0.0.0
 EXPOSE 8321
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8321/livez', timeout=2)"]

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from fastapi.testclient import TestClient
 
+from api.app import create_app
 from state.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +67,43 @@ def test_settings_in_the_environment_exist(compose: dict[str, Any]) -> None:
     )
     assert settings.database_url.startswith("postgresql+psycopg://")
     assert settings.broker_url.startswith("redis://")
+
+
+def filled(text: str, **environment: str) -> str:
+    """Compose's ``${NAME:-default}``, filled in."""
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: environment.get(match[1]) or match[2], text)
+
+
+@pytest.mark.parametrize(
+    ("environment", "published", "warned"),
+    [
+        ({}, "127.0.0.1:8321:8321", False),
+        ({"STILLROOM_HOST": "0.0.0.0", "STILLROOM_PORT": "80"}, "0.0.0.0:80:8321", True),
+        ({"STILLROOM_HOST": "0.0.0.0", "STILLROOM_API_KEY": "sesame"}, "0.0.0.0:8321:8321", False),
+    ],
+)
+def test_the_api_is_published_on_this_machine_only_unless_told_and_warns_of_an_open_door(
+    compose: dict[str, Any],
+    environment: dict[str, str],
+    published: str,
+    warned: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    api = compose["services"]["api"]
+    assert [filled(port, **environment) for port in api["ports"]] == [published]
+    told = {
+        name: filled(api["environment"][f"STILLROOM_{name.upper()}"], **environment) for name in ("host", "api_key")
+    }
+    with TestClient(create_app(Settings(home=tmp_path, **told))):
+        pass
+    assert ("whoever reaches this port" in caplog.text) is warned
+
+
+def test_the_image_alone_says_where_it_listens() -> None:
+    lines = instructions("api")
+    (host,) = [line.removeprefix("ENV STILLROOM_HOST=") for line in lines if line.startswith("ENV STILLROOM_HOST=")]
+    assert f'"--host", "{host}"' in lines[-1]
 
 
 def test_the_database_is_migrated_once_before_anything_starts(compose: dict[str, Any]) -> None:
