@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from state.settings import Settings
+from workers.celery_app import QUEUE_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -158,6 +160,18 @@ def test_the_gpu_worker_reserves_its_device_and_has_shared_memory(compose: dict[
         grace = int(compose["services"][name]["stop_grace_period"].removesuffix("s"))
         assert grace > Settings().grace_seconds, name
     assert "profiles" not in compose["services"]["worker-cpu"]
+
+
+def test_every_worker_takes_from_all_queues() -> None:
+    command = json.loads(instructions("worker")[-1].removeprefix("CMD "))
+    assert set(command[command.index("--queues") + 1].split(",")) == set(QUEUE_NAMES)
+
+
+@pytest.mark.parametrize("path", ["docker-compose.yml", "docs/operations.md"])
+def test_no_cpu_worker_is_started_beside_a_gpu_worker(path: str) -> None:
+    """It would take a share of the images."""
+    commands = re.findall(r"docker compose [^`#\n]*--profile gpu[^`#\n]*", (ROOT / path).read_text(encoding="utf-8"))
+    assert commands and all("--scale worker-cpu=0" in command for command in commands)
 
 
 def test_the_api_image_has_no_torch_and_the_worker_has() -> None:
