@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     scratch_days: float = Field(
         default=7, gt=0, description="Age at which unused scratch and cache folders are removed."
     )
+    alive_file: Path | None = Field(
+        default=None, description="File that a worker or janitor touches as a sign of life, for health checks."
+    )
     stage_entry: str = Field(
         default=ENTRY,
         pattern=r"^[\w.]+:\w+$",

@@ -23,6 +23,7 @@ from state.database import database_now, default_engine, session_scope
 from state.garbage import sweep
 from state.outbox import announce, forget_published, overlooked
 from state.settings import Settings, get_settings
+from workers.alive import beat
 from workers.celery_app import QUEUE_NAMES, make_app
 from workers.dispatch import publish_outbox, queue_length
 
@@ -35,7 +36,8 @@ def run(engine: Engine, celery: Celery, blobs: BlobStore, settings: Settings, st
     """Work in rounds until ``stop`` is set; a step that fails is tried again in the next round."""
     swept = float("-inf")
     while not stop.is_set():
-        _attempt("round", lambda: run_round(engine, celery, settings))
+        if _attempt("round", lambda: run_round(engine, celery, settings)):
+            beat(settings)
         if time.monotonic() - swept > SWEEP_SECONDS:
             swept = time.monotonic()
             _attempt("sweep", lambda: sweep(engine, blobs))
@@ -70,11 +72,13 @@ def announce_overlooked(engine: Engine, celery: Celery, settings: Settings) -> i
     return len(missed)
 
 
-def _attempt(name: str, step: Callable[[], object]) -> None:
+def _attempt(name: str, step: Callable[[], object]) -> bool:
     try:
         step()
     except Exception:  # the janitor outlives whatever is away: database, broker, disk
         log.exception("the janitor's %s failed and will be tried again", name)
+        return False
+    return True
 
 
 def main() -> None:

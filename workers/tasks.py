@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from functools import lru_cache
 
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import heartbeat_sent, worker_ready, worker_shutting_down
 
 from distillation.stage_process import warm_up
 from state.blobs import BlobStore
 from state.database import default_engine
 from state.settings import get_settings
+from workers.alive import beat
 from workers.celery_app import RUN_TASK, app
 from workers.dispatch import publish_outbox
 from workers.supervisor import Outcome
@@ -23,6 +24,11 @@ SHUTDOWN = threading.Event()
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _import_ahead(**_: object) -> None:
     warm_up(get_settings().stage_entry)
+
+
+@heartbeat_sent.connect  # type: ignore[untyped-decorator]
+def _sign_of_life(**_: object) -> None:
+    beat(get_settings())
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
