@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from distillation.plan import StageTask
 from distillation.recipe import load_recipe
 from distillation.runner import explain
 
@@ -28,7 +29,6 @@ def run(
 ) -> None:
     """Make an encoder from a recipe: generate, distil, evaluate, export."""
     from distillation.pipeline import run_recipe
-    from distillation.plan import StageTask
 
     try:
         loaded = load_recipe(recipe)
@@ -39,24 +39,48 @@ def run(
         evaluation = loaded.evaluation.model_copy(update={"dataset": str(dataset.resolve())})
         loaded = loaded.model_copy(update={"evaluation": evaluation})
 
-    def show(task: StageTask, event: dict[str, object]) -> None:
-        name = f"{task.stage} {task.shard}"
-        if event["event"] == "progress":
-            console.print(
-                f"{name}: {event['done']}/{event['total']} {event['unit']} ({event['rate']}/s)", highlight=False
-            )
-        elif event["event"] in ("warning", "error"):
-            console.print(f"{name}: [yellow]{event['message']}[/yellow]")
-        elif event["event"] in ("done", "reused"):
-            console.print(f"{name}: {event['event']}")
-
     try:
-        encoder = run_recipe(loaded, out, show)
+        encoder = run_recipe(loaded, out, _show)
     except Exception as error:
-        told = explain(error)
-        console.print(f"[red]{told.code}[/red]: {told.message}" + (f"\n  {told.hint}" if told.hint else ""))
-        raise typer.Exit(1) from error
+        raise _failed(error) from error
     console.print(f"encoder: {encoder}\nreport:  {out / 'report.json'}")
+
+
+@app.command("train-generator")
+def train_generator(
+    out: Annotated[Path, typer.Option(help="Folder for everything made; a second run there resumes.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="YAML or JSON; the options below change it.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(exists=True, help="Labelled photos: parquet, zip or folder.")] = None,
+    name: Annotated[str | None, typer.Option(help="For the model card (default: the dataset's).")] = None,
+    teacher: Annotated[str | None, typer.Option(help="`starter`, or an open_clip directory.")] = None,
+    size: Annotated[int | None, typer.Option(help="Image side in pixels (default 64).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Training time, instead of steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a step (default 64).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides everything that is drawn (default 0).")] = None,
+    licence: Annotated[str | None, typer.Option(help="The photos' licence, for the model card.")] = None,
+) -> None:
+    """Train a generator on labelled photos: a one-step text-to-image pipeline and its figures."""
+    from distillation import pipeline
+    from distillation.generator_recipe import GeneratorRecipe, load_generator_recipe
+
+    options: dict[str, object] = {"name": name, "teacher": teacher and {"model": teacher}, "size": size, "steps": steps}
+    options |= {"minutes": minutes, "batch_size": batch_size, "seed": seed, "licence": licence}
+    given = {key: value for key, value in options.items() if value is not None}
+    if dataset is not None:
+        given = {"name": dataset.resolve().stem, "dataset": str(dataset.resolve()), **given}
+    try:
+        loaded = GeneratorRecipe.model_validate({**(load_generator_recipe(recipe) if recipe else {}), **given})
+    except ValueError as error:
+        _show_invalid(recipe or Path("options"), error)
+        raise typer.Exit(2) from error
+    try:
+        generator = pipeline.train_generator(loaded, out, _show)
+    except Exception as error:
+        raise _failed(error) from error
+    console.print(f"generator: {generator}\nreport:    {out / 'report.json'}")
 
 
 @app.command()
@@ -73,6 +97,22 @@ def schema() -> None:
     from distillation.recipe import Recipe
 
     print(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+def _show(task: StageTask, event: dict[str, object]) -> None:
+    name = f"{task.stage} {task.shard}"
+    if event["event"] == "progress":
+        console.print(f"{name}: {event['done']}/{event['total']} {event['unit']} ({event['rate']}/s)", highlight=False)
+    elif event["event"] in ("warning", "error"):
+        console.print(f"{name}: [yellow]{event['message']}[/yellow]")
+    elif event["event"] in ("done", "reused"):
+        console.print(f"{name}: {event['event']}")
+
+
+def _failed(error: Exception) -> typer.Exit:
+    told = explain(error)
+    console.print(f"[red]{told.code}[/red]: {told.message}" + (f"\n  {told.hint}" if told.hint else ""))
+    return typer.Exit(1)
 
 
 def _show_invalid(path: Path, error: Exception) -> None:

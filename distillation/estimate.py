@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from distillation.catalogue import Resolved
 from distillation.plan import image_count, step_count
-from distillation.recipe import Recipe
+from distillation.recipe import Recipe, is_trained
 
 
 class Rates(TypedDict, total=False):
@@ -49,7 +49,8 @@ def estimate(
         measured: speeds of earlier jobs of this installation, as far as there are any; of images of this recipe's
             generator and size, for they depend on both.
     """
-    tier = "starter" if recipe.data.generator.model == "starter" else "full"
+    model = recipe.data.generator.model
+    tier = "starter" if model == "starter" or is_trained(model) else "full"
     measured = measured or {}
     typical = TYPICAL_RATES[tier]
     images = image_count(recipe)

@@ -1,4 +1,4 @@
-"""The whole job without any service: every stage in turn, in folders under one output folder."""
+"""A whole job, or the training of a generator, without any service: in folders under one output folder."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from distillation.datasets import import_dataset, is_dataset
-from distillation.plan import StageTask, dataset_fingerprint, plan
+from distillation.generator_recipe import GeneratorRecipe
+from distillation.plan import StageTask, dataset_fingerprint, plan, plan_generator
 from distillation.protocol import Request, StageError
-from distillation.recipe import Recipe
+from distillation.recipe import Recipe, is_trained
 from distillation.stage_process import StageProcess
 
 Listener = Callable[[StageTask, dict[str, Any]], None]
@@ -25,12 +26,19 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
     Raises:
         StageError: a stage failed.
     """
+    if is_trained(recipe.data.generator.model):
+        raise StageError(
+            "weights_missing",
+            f"{recipe.data.generator.model} is a generator of a service, which is not asked here",
+            "download it and give its directory, with steps: 1 and guidance: 0",
+            "data.generator.model",
+        )
     out = out.resolve()  # the child processes have another working directory
     external = _external_inputs(recipe, out)
     tasks = plan(recipe, lambda name: dataset_fingerprint(str(external.get(name, name))))
     folders: dict[str, list[Path]] = {}
     for task in tasks:
-        folder = out / "stages" / f"{task.stage}-{task.shard}-{task.key[:12]}" / "out"
+        folder = _folder(task, out)
         folders.setdefault(task.stage, []).append(folder)
         if (folder / "manifest.json").is_file():
             on_event(task, {"event": "reused"})
@@ -49,6 +57,46 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
     return encoder
 
 
+def train_generator(recipe: GeneratorRecipe, out: Path, on_event: Listener) -> Path:
+    """Train ``recipe``'s generator into ``out``, or go on where an earlier run there stopped.
+
+    Returns:
+        The pipeline's folder; ``report.json`` lies beside it and in it.
+
+    Raises:
+        StageError: the training failed.
+    """
+    out = out.resolve()  # the child process has another working directory
+    photos = _photos(recipe.dataset, out)
+    [task] = plan_generator(recipe, lambda _name: dataset_fingerprint(str(photos)))
+    folder = _folder(task, out)
+    if (folder / "manifest.json").is_file():
+        on_event(task, {"event": "reused"})
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        request = Request(task.stage, task.shard, task.key, recipe, {"photos": [photos]}, folder)
+        _run_in_child(request, task, on_event)
+    generator = out / "generator"
+    shutil.rmtree(generator, ignore_errors=True)
+    shutil.copytree(folder / "generator", generator)
+    shutil.copyfile(folder / "report.json", out / "report.json")
+    return generator
+
+
+def _folder(task: StageTask, out: Path) -> Path:
+    return out / "stages" / f"{task.stage}-{task.shard}-{task.key[:12]}" / "out"
+
+
+def _photos(name: str, out: Path) -> Path:
+    """The dataset directory of photos at a path; photos of another form are converted once."""
+    if is_dataset(Path(name)):
+        return Path(name).absolute()
+    folder = out / "datasets" / Path(name).stem
+    if not is_dataset(folder):
+        import_dataset(Path(name), folder)
+    return folder
+
+
 def _external_inputs(recipe: Recipe, out: Path) -> dict[str, Path]:
     """Paths by the names that the recipe gives them; photos for evaluation are converted once.
 
@@ -56,17 +104,13 @@ def _external_inputs(recipe: Recipe, out: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     if name := recipe.evaluation.dataset:
-        found[name] = Path(name).absolute()
-        if not is_dataset(found[name]):
-            found[name] = out / "datasets" / Path(name).stem
-            if not is_dataset(found[name]):
-                import_dataset(Path(name), found[name])
+        found[name] = _photos(name, out)
     if (agnostic := recipe.training.agnostic) and "://" not in agnostic.source:
         found.setdefault(agnostic.source, Path(agnostic.source).absolute())
     return found
 
 
-def _run_in_child(request: Request, task: StageTask, on_event: Listener) -> None:
+def _run_in_child(request: Request[Any], task: StageTask, on_event: Listener) -> None:
     request_file = request.out.with_name("request.json")
     request.write(request_file)
     log = request_file.with_name("stderr.log")

@@ -17,14 +17,15 @@ from typing import Any
 from braceexpand import braceexpand
 
 from distillation.catalogue import resolve_student
-from distillation.recipe import Recipe, is_local
+from distillation.generator_recipe import GeneratorRecipe
+from distillation.recipe import Recipe, is_local, is_trained
 from distillation.teachers import TeacherShape, teacher_shape
 
 ENGINE = 1
 """Raised when a change of code changes outputs: old keys then no longer match."""
 
 STARTER = Path(__file__).resolve().parents[1] / "starter" / "weights"
-STAGES = ("prompts", "generate", "agnostic", "distil", "evaluate", "export")
+STAGES = ("prompts", "generate", "agnostic", "distil", "evaluate", "export", "generator")
 NEEDS: dict[str, tuple[str, ...]] = {
     "prompts": (),
     "generate": ("prompts",),
@@ -32,6 +33,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "distil": ("generate", "agnostic"),
     "evaluate": ("generate", "distil"),
     "export": ("generate", "distil", "evaluate"),
+    "generator": (),
 }
 QUEUES = {
     "prompts": "generate",
@@ -40,6 +42,7 @@ QUEUES = {
     "distil": "distil",
     "evaluate": "evaluate",
     "export": "export",
+    "generator": "generate",
 }
 WHOLE_FILE_BYTES = 64 << 20
 DEFAULT_EPOCHS = 20.0
@@ -99,7 +102,7 @@ def plan(recipe: Recipe, fingerprint_of: Callable[[str], str]) -> list[StageTask
     """The tasks of one job, in an order in which each comes after what it needs.
 
     Args:
-        fingerprint_of: content hash of a dataset, by the name the recipe gives it.
+        fingerprint_of: content hash of a dataset or a trained generator, by the name the recipe gives it.
 
     Raises:
         ValueError: the student cannot be resolved (unknown preset, impossible budget).
@@ -107,6 +110,8 @@ def plan(recipe: Recipe, fingerprint_of: Callable[[str], str]) -> list[StageTask
     domain, data, training = recipe.domain, recipe.data, recipe.training
     teacher = fingerprint(recipe.teacher.model, "teacher", recipe.teacher.pretrained, recipe.teacher.revision)
     generator = fingerprint(data.generator.model, "generator", data.generator.revision, data.generator.lora)
+    if is_trained(data.generator.model):
+        generator = "@".join([fingerprint_of(data.generator.model), data.generator.lora or ""])
     classes = [item.model_dump(mode="json") for item in domain.classes]
 
     prompts = _digest(["prompts", classes, domain.superclass, data.prompts.model_dump(mode="json"), data.seed])
@@ -147,6 +152,18 @@ def plan(recipe: Recipe, fingerprint_of: Callable[[str], str]) -> list[StageTask
         StageTask("evaluate", 0, evaluate, NEEDS["evaluate"]),
         StageTask("export", 0, export, NEEDS["export"]),
     ]
+
+
+def plan_generator(recipe: GeneratorRecipe, fingerprint_of: Callable[[str], str]) -> list[StageTask]:
+    """The one task that trains a generator.
+
+    Args:
+        fingerprint_of: content hash of a dataset, by the name the recipe gives it.
+    """
+    teacher = fingerprint(recipe.teacher.model, "teacher", recipe.teacher.pretrained, recipe.teacher.revision)
+    settings = recipe.model_dump(mode="json", exclude={"dataset"})
+    key = _digest(["generator", teacher, fingerprint_of(recipe.dataset), settings])
+    return [StageTask("generator", 0, key, NEEDS["generator"])]
 
 
 def image_count(recipe: Recipe) -> int:

@@ -15,9 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Generic, TextIO
 
+from typing_extensions import TypeVar
+
+from distillation.generator_recipe import GeneratorRecipe
 from distillation.recipe import Recipe
+
+RecipeType = TypeVar("RecipeType", Recipe, GeneratorRecipe, default=Recipe)
 
 INTERRUPTED = 75
 """Exit status of a child that stopped on SIGTERM with its work saved (EX_TEMPFAIL)."""
@@ -46,29 +51,31 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Generic[RecipeType]):
     """What a stage is asked to do.
 
     Args:
-        inputs: folders made by earlier stages, and ``dataset`` / ``agnostic_source`` folders, by name.
+        inputs: folders made by earlier stages, and by name those of what the recipe names: ``dataset``,
+            ``agnostic_source``, ``generator``, ``photos``.
         out: the folder to write; may hold the unfinished work of an earlier attempt.
     """
 
     stage: str
     shard: int
     key: str
-    recipe: Recipe
+    recipe: RecipeType
     inputs: dict[str, list[Path]]
     out: Path
 
-    @classmethod
-    def read(cls, path: Path) -> Request:
+    @staticmethod
+    def read(path: Path) -> Request[Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(
+        recipe = GeneratorRecipe if content["stage"] == "generator" else Recipe
+        return Request(
             stage=content["stage"],
             shard=content["shard"],
             key=content["key"],
-            recipe=Recipe.model_validate(content["recipe"]),
+            recipe=recipe.model_validate(content["recipe"]),
             inputs={name: [Path(p) for p in paths] for name, paths in content["inputs"].items()},
             out=Path(content["out"]),
         )
@@ -149,7 +156,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_manifest(request: Request, summary: dict[str, Any], seconds: float) -> None:
+def write_manifest(request: Request[Any], summary: dict[str, Any], seconds: float) -> None:
     """List every output with hash and size; its presence says that the stage is done."""
     files = [
         {"name": path.relative_to(request.out).as_posix(), "sha256": file_sha256(path), "size": path.stat().st_size}
@@ -162,7 +169,7 @@ def write_manifest(request: Request, summary: dict[str, Any], seconds: float) ->
         "key": request.key,
         "seconds": round(seconds, 3),
         "versions": versions(),
-        "seed": request.recipe.data.seed,
+        "seed": request.recipe.seed,
         "files": files,
         "summary": summary,
     }
@@ -179,4 +186,4 @@ def write_atomically(path: Path, content: str) -> None:
     fresh.replace(path)
 
 
-Stage = Callable[[Request, Reporter], dict[str, Any]]
+Stage = Callable[[Request[Any], Reporter], dict[str, Any]]

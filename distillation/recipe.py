@@ -19,6 +19,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive", "crd", "mfd", "gd", "afd"]
 SizePreset = Literal["xs", "s", "m", "l"]
 BUDGETS = ("max_params", "fewer_params", "max_macs")
+GENERATOR_ID = re.compile(r"gen_[0-9a-z]{26}")
+"""Names a generator that a service has trained."""
 MAX_CLASSES = 5000
 MAX_FILES = 10_000
 MAX_EPOCHS, MAX_STEPS, MAX_MINUTES = 100_000, 1_000_000_000, 1_000_000
@@ -49,6 +51,11 @@ def printable(value: Any) -> Any:
     return value
 
 
+def is_trained(model: str) -> bool:
+    """Whether a generator's name is the id of one that a service has trained."""
+    return GENERATOR_ID.fullmatch(model) is not None
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are frozen once validated."""
 
@@ -63,6 +70,34 @@ class ClassSpec(Section):
     name: str = Field(min_length=1, max_length=120, description="The name used in prompts and in the results.")
     synonyms: tuple[str, ...] = Field((), description="Other names; averaged into the zero-shot head.")
     description: str = Field("", max_length=500, description="A few words that set the class apart, used in prompts.")
+
+
+def named_classes(value: Any) -> Any:
+    """Plain names among classes become objects."""
+    if isinstance(value, list | tuple):
+        return [{"name": item} if isinstance(item, str) else item for item in value]
+    return value
+
+
+def distinct_classes(value: tuple[ClassSpec, ...]) -> tuple[ClassSpec, ...]:
+    """The classes, if they are 2 to ``MAX_CLASSES`` and no name stands for two of them.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if len(value) < 2:
+        raise ValueError(f"a domain needs at least 2 classes, this one has {len(value)}")
+    if len(value) > MAX_CLASSES:
+        raise ValueError(f"a domain may have at most {MAX_CLASSES} classes, this one has {len(value)}")
+    seen: dict[str, int] = {}
+    doubled = []
+    for index, item in enumerate(value):
+        for name in {item.name.casefold(), *(s.casefold() for s in item.synonyms)}:
+            if seen.setdefault(name, index) != index:
+                doubled.append(f"'{name}' (classes {seen[name] + 1} and {index + 1})")
+    if doubled:
+        raise ValueError("these names stand for more than one class: " + ", ".join(doubled[:10]))
+    return value
 
 
 class Domain(Section):
@@ -80,26 +115,12 @@ class Domain(Section):
     @field_validator("classes", mode="before")
     @classmethod
     def _names_are_classes(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [{"name": item} if isinstance(item, str) else item for item in value]
-        return value
+        return named_classes(value)
 
     @field_validator("classes")
     @classmethod
     def _check_classes(cls, value: tuple[ClassSpec, ...]) -> tuple[ClassSpec, ...]:
-        if len(value) < 2:
-            raise ValueError(f"a domain needs at least 2 classes, this one has {len(value)}")
-        if len(value) > MAX_CLASSES:
-            raise ValueError(f"a domain may have at most {MAX_CLASSES} classes, this one has {len(value)}")
-        seen: dict[str, int] = {}
-        doubled = []
-        for index, item in enumerate(value):
-            for name in {item.name.casefold(), *(s.casefold() for s in item.synonyms)}:
-                if seen.setdefault(name, index) != index:
-                    doubled.append(f"'{name}' (classes {seen[name] + 1} and {index + 1})")
-        if doubled:
-            raise ValueError("these names stand for more than one class: " + ", ".join(doubled[:10]))
-        return value
+        return distinct_classes(value)
 
     @field_validator("templates")
     @classmethod
@@ -171,12 +192,16 @@ class Teacher(Section):
 class Generator(Section):
     """Any diffusers text-to-image pipeline."""
 
-    model: str = Field("starter", description="`starter`, a hub id (`org/name`) or a local pipeline directory.")
+    model: str = Field(
+        "starter",
+        description="`starter`, a hub id (`org/name`), a local pipeline directory, or the id of a generator trained by "
+        "the service (`gen_...`).",
+    )
     revision: str | None = Field(None, description="Commit of a hub pipeline; required for hub ids.")
     lora: str | None = Field(None, description="A LoRA to load into the pipeline (hub id or directory), e.g. LCM.")
-    steps: int = Field(8, ge=1, le=200, description="Sampling steps; `starter` draws in one.")
+    steps: int = Field(8, ge=1, le=200, description="Sampling steps; `starter` and trained generators draw in one.")
     guidance: float = Field(
-        3.0, ge=0, le=30, description="Classifier-free guidance scale; 1 or less is off, as it is for `starter`."
+        3.0, ge=0, le=30, description="Classifier-free guidance scale; 1 or less is off, as where one step draws."
     )
     size: int | None = Field(
         None, ge=32, le=2048, multiple_of=8, description="Image side in pixels (default: the pipeline's own)."
@@ -188,18 +213,22 @@ class Generator(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_step(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("model", "starter") == "starter":
+        if isinstance(given, dict) and _draws_in_one_step(given.get("model", "starter")):
             return {"steps": 1, "guidance": 0.0, **given}
         return given
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
-        if self.model != "starter" and not is_local(self.model) and not self.revision:
+        if not (_draws_in_one_step(self.model) or is_local(self.model) or self.revision):
             message = "a hub pipeline needs `revision`, the commit to pin (a directory starts with / or .)"
             raise located(("revision",), message)
-        if self.model == "starter" and (self.steps > 1 or self.guidance > 1):
-            raise ValueError("the starter generator draws in one step without guidance: leave `steps`, `guidance` out")
+        if _draws_in_one_step(self.model) and (self.steps > 1 or self.guidance > 1):
+            raise ValueError(f"{self.model} draws in one step without guidance: leave `steps`, `guidance` out")
         return self
+
+
+def _draws_in_one_step(model: Any) -> bool:
+    return model == "starter" or (isinstance(model, str) and is_trained(model))
 
 
 class Language(Section):
@@ -371,6 +400,14 @@ class Recipe(Section):
     training: Training = Training()  # type: ignore[call-arg]
     evaluation: Evaluation = Evaluation()  # type: ignore[call-arg]
     exports: Exports = Exports()  # type: ignore[call-arg]
+
+    @property
+    def name(self) -> str:
+        return self.domain.name
+
+    @property
+    def seed(self) -> int:
+        return self.data.seed
 
     @model_validator(mode="after")
     def _explicit_prompts_cover_classes(self) -> Self:

@@ -17,7 +17,7 @@ from models.errors import ModelError
 DONE, FAILED = 0, 1
 
 
-def run_stage(request: Request, report: Reporter) -> dict[str, Any]:
+def run_stage(request: Request[Any], report: Reporter) -> dict[str, Any]:
     """Run a stage to its manifest and return its summary.
 
     Raises:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from distillation.corpus import TrainingBatch
+from distillation.optimizer_state import load_optimizer, optimizer_tensors, under
 from distillation.recipe import Training
 from distillation.schedules import ema_decay
 from distillation.views import apply_views, mask_patches
@@ -183,33 +184,18 @@ class Trainer:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         if self.augmentation is not None:
             tensors |= {f"augmentation.{name}": tensor for name, tensor in self.augmentation.state_dict().items()}
-        for index, entry in self.optimizer.state_dict()["state"].items():
-            for name, value in entry.items():
-                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go back to a :meth:`state`."""
-        self.student.load_state_dict(_under("student.", tensors))
+        self.student.load_state_dict(under("student.", tensors))
         if self.average is not None:
-            self.average.load_state_dict(_under("average.", tensors))
+            self.average.load_state_dict(under("average.", tensors))
         if self.augmentation is not None:
-            self.augmentation.load_state_dict(_under("augmentation.", tensors))
-        entries: dict[int, dict[str, Tensor]] = {}
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for key, tensor in _under("optimizer.", tensors).items():
-            index, name = key.split(".", 1)
-            owner = parameters[int(index)]
-            if tensor.shape == owner.shape:  # fused kernels want the parameter's memory layout
-                tensor = torch.empty_like(owner, dtype=tensor.dtype).copy_(tensor)
-            entries.setdefault(int(index), {})[name] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+            self.augmentation.load_state_dict(under("augmentation.", tensors))
+        load_optimizer(self.optimizer, under("optimizer.", tensors))
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

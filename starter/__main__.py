@@ -13,7 +13,7 @@ from distillation.plan import STARTER
 from distillation.taught_classes import write_taught_classes
 from starter import scores as scoring
 from starter.classes import DRAWN, GENERATED
-from starter.generator import train_generator
+from starter.generator import train_starter_generator
 from starter.photos import class_names
 from starter.students import PRESETS, train_base_student
 from starter.teacher import train_teacher
@@ -36,9 +36,8 @@ def teacher(data: Data, work: Work = WORK, steps: int = 6000, batch_size: int = 
 def generator(data: Data, work: Work = WORK, steps: int = 8500, batch_size: int = 64) -> None:
     """Train the generator on the photos of its classes."""
     work.mkdir(parents=True, exist_ok=True)
-    train_generator(
+    train_starter_generator(
         data,
-        STARTER / "teacher",
         STARTER / "generator",
         work,
         labels=list(GENERATED),

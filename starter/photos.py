@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
-
-SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,17 @@ def load_photos(data: Path, split: str) -> Photos:
     if not images:
         raise FileNotFoundError(f"no {split}*.parquet under {data}")
     return Photos(np.stack(images), np.concatenate(labels).astype(np.int64))
+
+
+@contextmanager
+def training_files(data: Path, scratch: Path, labels: Collection[int]) -> Iterator[Path]:
+    """A folder ``scratch`` of the training photos of some classes only, in the form of ``data``; gone afterwards."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    shutil.copyfile(data / "classes.tsv", scratch / "classes.tsv")
+    for path in sorted(data.glob("train*.parquet")):
+        table = pq.read_table(path)
+        kept = pc.is_in(table["label"], pa.array(sorted(labels), table["label"].type))
+        pq.write_table(table.filter(kept), scratch / path.name)
+    yield scratch
+    shutil.rmtree(scratch)

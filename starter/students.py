@@ -8,9 +8,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -20,6 +17,7 @@ from distillation.protocol import Reporter, Request, file_sha256
 from distillation.recipe import Recipe
 from distillation.runner import run_stage
 from starter.classes import FOOD
+from starter.photos import class_names, training_files
 
 PRESETS = ("xs", "s")
 
@@ -28,16 +26,9 @@ def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed:
     """Distil the starter teacher into one preset on unlabelled photos; returns the folder written."""
     photos = work / "photos"
     if not is_dataset(photos):
-        source = work / "parquet"
-        shutil.rmtree(source, ignore_errors=True)
-        source.mkdir(parents=True)
-        shutil.copyfile(data / "classes.tsv", source / "classes.tsv")
-        for path in sorted(data.glob("train*.parquet")):
-            table = pq.read_table(path)
-            kept = pc.invert(pc.is_in(table["label"], pa.array(FOOD, table["label"].type)))
-            pq.write_table(table.filter(kept), source / path.name)
-        import_dataset(source, photos)
-        shutil.rmtree(source)
+        others = set(range(len(class_names(data)))) - set(FOOD)
+        with training_files(data, work / "parquet", others) as source:
+            import_dataset(source, photos)
     recipe = Recipe.model_validate(
         {
             "domain": {"name": "anything", "classes": ["thing", "other thing"]},

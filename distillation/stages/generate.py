@@ -42,7 +42,8 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     prompts = json.loads((request.inputs["prompts"][0] / "prompts.json").read_text(encoding="utf-8"))["classes"]
     rows = shard_rows(recipe, prompts, request.shard)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = _sampler(recipe, device, report)
+    generator = _generator(request)
+    sampler = _sampler(recipe, generator, device, report)
     teacher = load_teacher(
         resolve_model(recipe.teacher.model, "teacher"), recipe.teacher.pretrained, recipe.teacher.revision, device
     )
@@ -70,7 +71,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     chosen = [rows[number] for number in kept]
     np.save(out / "labels.npy", np.array([row.label for row in chosen], np.int32))
     np.save(out / "holdout.npy", np.array([row.holdout for row in chosen], np.bool_))
-    described = _describe(recipe, chosen, files.progress.attempts[kept])
+    described = _describe(recipe, generator, chosen, files.progress.attempts[kept])
     write_atomically(out / "images.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in described))
     write_samples(out, described)
     summary = _summary(files.progress)
@@ -78,11 +79,16 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     return summary
 
 
-def _sampler(recipe: Recipe, device: torch.device, report: Reporter) -> Sampler:
+def _generator(request: Request) -> str:
+    """The pipeline's directory or hub id: that of a trained generator is an input."""
+    if trained := request.inputs.get("generator"):
+        return str(trained[0] / "generator")
+    return resolve_model(request.recipe.data.generator.model, "generator")
+
+
+def _sampler(recipe: Recipe, model: str, device: torch.device, report: Reporter) -> Sampler:
     wanted = recipe.data.generator
-    pipeline = load_generator(
-        resolve_model(wanted.model, "generator"), device=device, revision=wanted.revision, lora=wanted.lora
-    )
+    pipeline = load_generator(model, device=device, revision=wanted.revision, lora=wanted.lora)
     return Sampler(
         pipeline,
         steps=wanted.steps,
@@ -196,9 +202,9 @@ def _check_classes(rows: list[Row], progress: Progress, report: Reporter) -> Non
         report.warning("images_missing", f"{sum(wanted[n] - found[n] for n in short)} images left out: {listed}")
 
 
-def _describe(recipe: Recipe, rows: list[Row], attempts: NDArray[np.int16]) -> list[dict[str, object]]:
+def _describe(recipe: Recipe, model: str, rows: list[Row], attempts: NDArray[np.int16]) -> list[dict[str, object]]:
     wanted = recipe.data.generator
-    generator = fingerprint(wanted.model, "generator", wanted.revision, wanted.lora)
+    generator = fingerprint(model, "generator", wanted.revision, wanted.lora)
     return [
         {
             "index": row.index,

@@ -23,7 +23,7 @@ def drifting_loss(made: Tensor, photos: Tensor) -> Tensor:
     """
     here = made.detach()
     to_photos = -torch.cdist(here, photos)
-    to_made = -torch.cdist(here, here) - 1e6 * torch.eye(here.shape[1])
+    to_made = -torch.cdist(here, here) - 1e6 * torch.eye(here.shape[1], device=here.device)
     logits = torch.cat([to_photos, to_made], 2)
     drift = torch.zeros_like(here)
     for temperature in TEMPERATURES:

@@ -5,25 +5,24 @@ feature maps, as in Projected GAN (arXiv 2111.01007), with the class as projecti
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from starter.captions import COLOURS, LIGHT
+from distillation.generator_training.captions import COLOURS, LIGHT
 
 WIDTH = 128
-MAP_CHANNELS = (64, 128, 256)
-"""Channels of the teacher's first three feature maps."""
+PIXEL_CHANNELS = 64
 
 
 class Head(nn.Module):
     """Scores each place of a feature map, given what the caption says."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, stride: int) -> None:
         super().__init__()
-        stride = 2 if channels < MAP_CHANNELS[-1] else 1
         self.body = nn.Sequential(
             spectral_norm(nn.Conv2d(channels, 64, 3, stride, 1)),
             nn.LeakyReLU(0.2),
@@ -50,17 +49,24 @@ class Head(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """One head on pixels, one on each of the first feature maps."""
+    """One head on pixels, one on each feature map; only the last map, the coarsest, is scored at full resolution.
 
-    def __init__(self, classes: int) -> None:
+    Args:
+        channels: of the feature maps.
+    """
+
+    def __init__(self, classes: int, channels: Sequence[int]) -> None:
         super().__init__()
         self.pixels = nn.Sequential(
             spectral_norm(nn.Conv2d(3, 32, 4, 2, 1)),
             nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(32, 64, 4, 2, 1)),
+            spectral_norm(nn.Conv2d(32, PIXEL_CHANNELS, 4, 2, 1)),
             nn.LeakyReLU(0.2),
         )
-        self.heads = nn.ModuleList(Head(channels, classes) for channels in (64, *MAP_CHANNELS))
+        strides = [2] * len(channels) + [1]
+        self.heads = nn.ModuleList(
+            Head(width, classes, stride) for width, stride in zip((PIXEL_CHANNELS, *channels), strides, strict=True)
+        )
 
     def forward(self, pixels: Tensor, maps: list[Tensor], said: Tensor) -> list[Tensor]:
         seen = [self.pixels(pixels), *maps]

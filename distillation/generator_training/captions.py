@@ -1,6 +1,6 @@
-"""Captions for the starter generator, made from what the photos themselves show.
+"""Captions of labelled photos, made from what the photos themselves show.
 
-Tiny ImageNet has class names only. Light and background can be measured, so the generator learns to obey words for
+A label says the class only. Light and background can be measured, so the generator learns to obey words for
 them, and prompts of contextual dimensions vary its images.
 """
 
@@ -30,7 +30,9 @@ def background(image: np.ndarray) -> int:
     Args:
         image: uint8 ``(height, width, 3)``.
     """
-    edge = np.concatenate([image[:6].reshape(-1, 3), image[-6:].reshape(-1, 3), image[:, :6].reshape(-1, 3)])
+    rim = max(1, round(len(image) * 3 / 32))
+    parts = (image[:rim], image[-rim:], image[:, :rim])
+    edge = np.concatenate([part.reshape(-1, 3) for part in parts])
     mean = edge.mean(0) / 255
     return int(np.square(mean - np.array(list(COLOURS.values()))).sum(1).argmin())
 

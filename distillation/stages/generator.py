@@ -1,0 +1,89 @@
+"""Stage ``generator``: labelled photos in, a text-to-image pipeline that draws their classes in one step out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import torch
+
+from distillation.embedding import Embedder
+from distillation.generator_recipe import GeneratorRecipe, unusable_teacher
+from distillation.generator_training.card import write_card
+from distillation.generator_training.critic import Critic
+from distillation.generator_training.evaluation import evaluate_pipeline
+from distillation.generator_training.networks import save_pipeline
+from distillation.generator_training.photo_bank import PhotoBank, most_photos
+from distillation.generator_training.photos import split_photos
+from distillation.generator_training.text_encoder import Texts
+from distillation.generator_training.trainer import GeneratorTrainer
+from distillation.generator_training.training import train
+from distillation.plan import resolve_model
+from distillation.prompts import zero_shot_prompts
+from distillation.protocol import Interrupted, Reporter, Request, StageError, versions, write_atomically
+from models.memory import keep_freed_memory
+from models.teachers import TeacherModel, load_teacher
+
+FOLDER = "generator"
+"""The pipeline's folder within the output."""
+
+
+def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object]:
+    """Train, save the pipeline, measure it; the files are listed in docs/architecture.md."""
+    recipe, folder = request.recipe, request.out / FOLDER
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
+    teacher = _teacher(recipe, device)
+    texts = Texts(teacher)
+    split = split_photos(request.inputs["photos"][0], recipe, report.warning)
+    prompts = zero_shot_prompts(split.domain)
+    critic = Critic(teacher, prompts, recipe.size)
+    if len(split.training) > (most := most_photos(critic)):
+        report.warning("photos_left_out", f"{len(split.training):,} photos; memory is kept for {most:,} of them")
+        split = split.thinned(most)
+    training, held_out = (split.read(rows, recipe.size) for rows in (split.training, split.held_out))
+    torch.manual_seed(recipe.seed)
+    bank = PhotoBank.fill(critic, training.images, training.labels)
+    trainer = GeneratorTrainer(split.domain, critic, bank, texts, recipe.seed)
+    trained = train(trainer, recipe, request.out, report)
+    if report.stop_requested:
+        raise Interrupted  # the last checkpoint is of the whole training
+    shutil.rmtree(folder, ignore_errors=True)
+    save_pipeline(trainer.result, texts, folder)
+    embedder = Embedder(teacher, prompts, on_halved=lambda _size: None)
+    figures = evaluate_pipeline(
+        folder, embedder, split.domain, training, held_out, batch_size=recipe.batch_size, seed=recipe.seed
+    )
+    content: dict[str, Any] = {
+        "name": recipe.name,
+        "classes": len(split.domain.classes),
+        "size": recipe.size,
+        "photos": {"training": len(training), "held_out": len(held_out)},
+        "teacher": recipe.teacher.model,
+        "training": trained,
+        "seed": recipe.seed,
+        "licence": recipe.licence,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": versions(),
+        **figures,
+    }
+    for path in (request.out, folder):
+        write_atomically(path / "report.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_card(folder, recipe, split.domain, content)
+    summary = {name: content[name] for name in ("classes", "images_per_s")}
+    return {**summary, "teacher_acc1": content["teacher_acc1"]["generated"], "steps": trained["steps"]}
+
+
+def _teacher(recipe: GeneratorRecipe, device: torch.device) -> TeacherModel:
+    given = recipe.teacher
+    teacher = load_teacher(resolve_model(given.model, "teacher"), given.pretrained, given.revision, device)
+    if reason := unusable_teacher(teacher.model_cfg):
+        raise StageError(
+            "bad_architecture",
+            f"the teacher '{given.model}' cannot guide a generator: {reason}",
+            "choose an open_clip model with a timm image tower and a CLIP text tower",
+            "teacher.model",
+        )
+    return teacher

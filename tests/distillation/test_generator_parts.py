@@ -1,0 +1,223 @@
+"""The parts that train a generator: losses against plain references, captions, critic, text encoder, pipeline."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import CLIPTokenizer
+
+from distillation.generator_training.captions import COLOURS, UNSAID, background, caption, light
+from distillation.generator_training.critic import Critic, feature_levels, noisy
+from distillation.generator_training.discriminators import Discriminators, discriminator_loss
+from distillation.generator_training.drifting import TEMPERATURES, drifting_loss
+from distillation.generator_training.kid import kernel_distance, squared_mmd
+from distillation.generator_training.nearest import nearest_distances
+from distillation.generator_training.networks import OneStep, save_pipeline
+from distillation.generator_training.text_encoder import Texts
+from distillation.views import apply_views, whole_views
+from models.errors import ModelError
+from models.generators import load_generator
+from models.sampling import Sampler
+from models.teachers import load_teacher
+
+
+def test_drifting_loss_against_a_plain_reference() -> None:
+    random_numbers = np.random.default_rng(0)
+    made, photos = random_numbers.normal(size=(3, 4, 5)), random_numbers.normal(size=(3, 6, 5))
+    loss = drifting_loss(torch.tensor(made), torch.tensor(photos))
+    assert float(loss) == pytest.approx(np.mean([_drifting(*pair) for pair in zip(made, photos, strict=True)]))
+
+
+def _drifting(made: NDArray[np.float64], photos: NDArray[np.float64]) -> float:
+    """One class: mean squared length of the drift, image by image and photo by photo."""
+    k = len(made)
+    everything = np.concatenate([photos, made])
+    distance = np.array([[np.linalg.norm(a - b) for b in everything] for a in made])
+    drift = np.zeros_like(made)
+    for temperature in TEMPERATURES:
+        similar = np.exp(-distance / temperature)
+        similar[np.arange(k), len(photos) + np.arange(k)] = 0  # not from itself
+        weight = np.sqrt(similar / similar.sum(1, keepdims=True) * similar / similar.sum(0))
+        field = np.zeros_like(made)
+        for i in range(k):
+            attract, repel = weight[i, : len(photos)], weight[i, len(photos) :]
+            for j, photo in enumerate(photos):
+                field[i] += attract[j] * repel.sum() * photo
+            for j, other in enumerate(made):
+                field[i] -= repel[j] * attract.sum() * other
+        drift += field / (np.sqrt(np.mean(np.sum(field**2, 1))) + 1e-6)
+    return float(np.mean(np.sum(drift**2, 1)))
+
+
+def test_drifting_leads_to_the_photos_and_not_to_one_of_them() -> None:
+    torch.manual_seed(0)
+    photos = torch.cat([torch.randn(1, 64, 2) * 0.1 + 0.5, torch.randn(1, 64, 2) * 0.1 - 0.5], 1)
+    made = torch.nn.Parameter(torch.randn(1, 64, 2) * 0.01)
+    optimiser = torch.optim.SGD([made], lr=1.0)
+    for _ in range(200):
+        optimiser.zero_grad()
+        drifting_loss(made, photos).backward()
+        optimiser.step()
+    ends = made.detach()[0]
+    upper = ends.mean(1) > 0
+    assert 16 <= int(upper.sum()) <= 48  # both groups of photos are met
+    assert torch.allclose(ends[upper].mean(0), torch.full((2,), 0.5), atol=0.1)
+    assert float(ends[upper].std(0).min()) > 0.03  # and each with its spread
+
+
+def test_drifting_leads_towards_far_photos() -> None:
+    photos = torch.randn(2, 8, 4)
+    far = (photos + 3).requires_grad_()
+    drifting_loss(far, photos).backward()
+    assert far.grad is not None
+    assert (far.grad.mean((0, 1)) > 0).all()  # the way down is the way back
+
+
+def test_kernel_distance_against_a_plain_reference() -> None:
+    random_numbers = np.random.default_rng(1)
+    first, second = random_numbers.normal(size=(5, 3)), random_numbers.normal(size=(4, 3)) + 0.5
+
+    def kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        return float((a @ b / 3 + 1) ** 3)
+
+    own = np.mean([kernel(a, b) for i, a in enumerate(first) for j, b in enumerate(first) if i != j])
+    other = np.mean([kernel(a, b) for i, a in enumerate(second) for j, b in enumerate(second) if i != j])
+    across = np.mean([kernel(a, b) for a in first for b in second])
+    assert squared_mmd(first, second) == pytest.approx(own + other - 2 * across)
+
+
+def test_kernel_distance_tells_distributions_apart() -> None:
+    random_numbers = np.random.default_rng(2)
+    alike = [_unit(random_numbers.normal(size=(200, 16))) for _ in range(2)]
+    shifted = _unit(random_numbers.normal(size=(200, 16)) + 0.5)
+    same, other = kernel_distance(*alike, 0), kernel_distance(alike[0], shifted, 0)
+    assert same["subset_size"] == 100 and same["deviation"] > 0
+    assert abs(same["mean"]) < 3 * same["deviation"] < other["mean"]
+
+
+def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_memorised_photo_is_found_mirrored_too() -> None:
+    photos = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8)
+    changed = photos[7].int().add(10).clamp(max=255).byte()
+    distances = nearest_distances(torch.stack([photos[3], photos[5].flip(1), changed]), photos)
+    assert distances[0] == distances[1] == 0
+    reference = np.sqrt(np.square((changed.float() - photos[7].float()).numpy() / 255).mean())
+    assert float(distances[2]) == pytest.approx(float(reference), rel=1e-5)
+
+
+def test_captions_say_what_is_measured() -> None:
+    dark_green = np.full((64, 64, 3), (10, 40, 10), np.uint8)
+    assert light(dark_green) == 0
+    white = np.full((32, 32, 3), 240, np.uint8)
+    white[4:-4, 4:-4] = 0  # what the rim is not
+    assert list(COLOURS)[background(white)] == "white"
+    assert light(np.full((64, 64, 3), 240, np.uint8)) == 1
+    said = [caption("lemon", 0, background(white), random.Random(seed)).split(", ") for seed in range(50)]
+    assert all(parts[0] == "a photo of a lemon" and "white background" in parts for parts in said)
+    assert all({"at night", "in the dark"} & set(parts) for parts in said)
+    assert {len(parts) for parts in said} == {3, 4, 5}  # none, one or two of the words that no photo tells
+    unsaid = [caption("lemon", UNSAID, UNSAID, random.Random(seed)) for seed in range(50)]
+    assert "a photo of a lemon" in unsaid and not any("background" in text for text in unsaid)
+
+
+def test_discriminators_learn_to_tell_what_is_told() -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(8, channels, side, side) for channels, side in ((32, 16), (48, 8), (192, 4))]
+    pixels, said = torch.randn(8, 3, 64, 64), torch.tensor([[0, 0, UNSAID]] * 4 + [[1, UNSAID, 3]] * 4)
+    judges = Discriminators(2, [32, 48, 192])
+    optimiser = torch.optim.Adam(judges.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(25):
+        scores = judges(pixels, maps, said)
+        loss = discriminator_loss([score[:4] for score in scores], [score[4:] for score in scores])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_the_critic_sees_images_of_any_size_and_leads_back_to_their_pixels(teacher_folder: Path, size: int) -> None:
+    teacher = load_teacher(str(teacher_folder))
+    critic = Critic(teacher, [["a cat"], ["a dog"]], size)
+    assert [channels for channels, _, _ in critic.map_shapes] == [32, 48, 192]
+    assert [side for _, side, _ in critic.map_shapes] == [16, 8, 4]  # of the teacher's 64 pixels
+    images = torch.randint(0, 256, (3, size, size, 3), dtype=torch.uint8)
+    photos = apply_views(images, whole_views(3), size, critic.mean, critic.std)
+    made = (images.permute(0, 3, 1, 2) / 127.5 - 1).requires_grad_()
+    torch.manual_seed(0)
+    ours = critic.crop(made, whole_views(3))
+    torch.manual_seed(0)
+    assert torch.allclose(ours, noisy(photos), atol=1e-4)
+    _, summaries = critic.look(ours)
+    whole = teacher.encode_image(apply_views(images, whole_views(3), 64, critic.mean, critic.std))
+    assert float((critic.look(photos)[1][0] * whole).sum(1).min()) > 0.98  # the teacher's own feature
+    sum(summary.square().sum() for summary in summaries).backward()
+    assert made.grad is not None and bool((made.grad.abs().amax((1, 2, 3)) > 0).all())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "levels"),
+    [("resnet18d", [1, 2, 3, 4]), ("test_convnext", [0, 1, 2, 3]), ("test_vit", None)],
+)
+def test_levels_of_other_networks(architecture: str, levels: list[int] | None) -> None:
+    visual = open_clip.timm_model.TimmModel(architecture, embed_dim=16, image_size=64, pool="avg", proj="linear")
+    found = feature_levels(visual, architecture)
+    assert found == sorted(set(found)) and found[-1] == len(visual.trunk.feature_info) - 1
+    assert found == levels if levels else len(found) == 4
+
+
+def test_other_image_towers_are_refused() -> None:
+    tower = open_clip.transformer.VisionTransformer(32, 16, 32, 1, 2, 2.0, output_dim=16)
+    with pytest.raises(ModelError, match="not a timm network") as raised:
+        feature_levels(tower, "plain")
+    assert (raised.value.code, raised.value.field) == ("bad_architecture", "teacher.model")
+
+
+def test_the_text_encoder_is_the_teachers(teacher_folder: Path) -> None:
+    teacher = load_teacher(str(teacher_folder))
+    texts = Texts(teacher)
+    captions = ["a photo of a lemon", "a tractor, in the dark"]
+    with torch.inference_mode():
+        hidden = texts(captions)
+        assert hidden.shape == (2, 20, texts.width)
+        ends = texts.tokens(captions).argmax(1)
+        features = hidden[torch.arange(2), ends] @ teacher.text_tower.text_projection
+    cosine = torch.nn.functional.cosine_similarity(features, teacher.encode_text(captions))
+    assert float(cosine.min()) > 0.9999
+
+
+def test_a_text_tower_that_reads_otherwise_is_refused(teacher_folder: Path) -> None:
+    teacher = load_teacher(str(teacher_folder))
+    teacher.text_tower.attn_mask.zero_()  # every token sees every other: not CLIP's
+    with pytest.raises(ModelError, match="agree with a cosine") as raised:
+        Texts(teacher)
+    assert raised.value.field == "teacher.model"
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_the_saved_pipeline_draws_what_was_trained(teacher_folder: Path, tmp_path: Path, size: int) -> None:
+    """Through the production loader and sampler, in the one step that the scheduler is saved for."""
+    torch.manual_seed(0)
+    texts = Texts(load_teacher(str(teacher_folder)))
+    model = OneStep(size, texts.width).eval()
+    save_pipeline(model, texts, tmp_path)
+    assert isinstance(CLIPTokenizer.from_pretrained(tmp_path / "tokenizer"), CLIPTokenizer)
+    pipeline = load_generator(str(tmp_path), device=torch.device("cpu"))
+    images = Sampler(pipeline, steps=1, guidance=0.0, batch_size=2).sample(["a lemon", "a tractor"], [3, 4])
+    shape = model.draw_noise(1).shape
+    noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)])
+    with torch.inference_mode():
+        expected = model(noise, texts(["a lemon", "a tractor"])).mul(0.5).add(0.5).clamp(0, 1).mul(255)
+    assert images.shape == (2, size, size, 3)
+    assert float((images.float() - expected.permute(0, 2, 3, 1)).abs().mean()) < 2  # grey levels: fp16 and bf16
