@@ -69,10 +69,12 @@ def train_generator(
     options: dict[str, object] = {"name": name, "teacher": teacher and {"model": teacher}, "size": size, "steps": steps}
     options |= {"minutes": minutes, "batch_size": batch_size, "seed": seed, "licence": licence}
     given = {key: value for key, value in options.items() if value is not None}
+    default: dict[str, object] = {}
     if dataset is not None:
-        given = {"name": dataset.resolve().stem, "dataset": str(dataset.resolve()), **given}
+        default, given["dataset"] = {"name": dataset.resolve().stem}, str(dataset.resolve())
     try:
-        loaded = GeneratorRecipe.model_validate({**(load_generator_recipe(recipe) if recipe else {}), **given})
+        written = load_generator_recipe(recipe) if recipe else {}
+        loaded = GeneratorRecipe.model_validate({**default, **written, **given})
     except ValueError as error:
         _show_invalid(recipe or Path("options"), error)
         raise typer.Exit(2) from error

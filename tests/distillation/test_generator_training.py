@@ -19,7 +19,7 @@ from distillation.datasets import read_info
 from distillation.generator_recipe import GeneratorRecipe, classes_of, unusable_teacher
 from distillation.generator_training.photos import split_photos
 from distillation.photo_files import DatasetError
-from distillation.plan import plan_generator
+from distillation.plan import STARTER, plan_generator
 from distillation.protocol import Interrupted, Reporter, Request, StageError
 from distillation.runner import run_stage
 from models.errors import ModelError
@@ -153,11 +153,12 @@ def test_poor_classes_are_left_out_or_refused(tmp_path: Path, teacher_folder: Pa
 
 
 def test_the_key_follows_what_decides_the_result(teacher_folder: Path) -> None:
-    def key(photos: str = "photos", **changes: Any) -> str:
-        return plan_generator(recipe(teacher_folder, **changes), lambda _: photos)[0].key
+    def key(photos: str = "photos", teacher: Path = teacher_folder, **changes: Any) -> str:
+        return plan_generator(recipe(teacher, **changes), lambda _: photos)[0].key
 
     assert key() == key(dataset="ds_y")  # another upload of the same photos
-    assert len({key(), key("others"), key(seed=1), key(size=64), key(licence="mine"), key(teacher={})}) == 6
+    others = {key("others"), key(seed=1), key(size=64), key(licence="mine"), key(teacher=STARTER / "teacher")}
+    assert len({key(), *others}) == 6
 
 
 def test_teachers_that_cannot_guide(teacher_folder: Path, tmp_path: Path) -> None:
