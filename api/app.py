@@ -13,6 +13,7 @@ from api.auth import LOOPBACK, require_key
 from api.catalogue.endpoints import router as catalogue
 from api.datasets.endpoints import router as datasets
 from api.encoders.endpoints import router as encoders
+from api.generators.endpoints import router as generators
 from api.jobs.endpoints import router as jobs
 from api.limits import BodyLimit
 from api.processes import Helper
@@ -35,7 +36,8 @@ wrong fields in `errors`, each with a JSON pointer.
 TAGS = [
     {"name": "jobs", "description": "From a domain in words to an encoder."},
     {"name": "encoders", "description": "Download and try what jobs made."},
-    {"name": "datasets", "description": "Real photos to measure students on."},
+    {"name": "generators", "description": "Train a generator on labelled photos."},
+    {"name": "datasets", "description": "Real photos to measure students on and to train generators with."},
     {"name": "catalogue", "description": "What a recipe may name."},
     {"name": "health", "description": "For orchestrators and monitoring."},
 ]
@@ -65,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(BodyLimit, upload_bytes=settings.max_upload_bytes)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key)])
-    for router in (jobs, encoders, datasets, catalogue):
+    for router in (jobs, encoders, generators, datasets, catalogue):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(health.router)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -17,6 +18,19 @@ from state.blobs import BlobStore
 
 CHUNK = 1 << 20
 PRESIGNED_SECONDS = 900
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+FILE_DESCRIPTION = (
+    "Resumable: Range and If-Range with the sha256 as ETag; 304 for If-None-Match. On object storage the answer is a "
+    "redirect (307) to a signed URL."
+)
+FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": BINARY}},
+    206: {"description": "The part asked for"},
+    304: {"description": "Not changed"},
+    307: {"description": "Where the file is"},
+    416: {"description": "The range lies outside the file"},
+}
+"""For OpenAPI."""
 RANGE = re.compile(r"bytes=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE)
 
 
@@ -43,7 +57,7 @@ def blob_response(
     headers = {
         "ETag": f'"{sha256}"',
         "Accept-Ranges": "bytes",
-        # The address names a finished encoder's file, which never changes.
+        # The address names a finished encoder's or generator's file, which never changes.
         "Cache-Control": "private, max-age=31536000, immutable",
     }
     if etag_matches(request.headers.get("if-none-match", ""), sha256):

@@ -12,6 +12,7 @@ from distillation.plan import STAGES
 from state.database import database_now
 from state.encoders import make_encoder
 from state.events import append_event
+from state.generators import fill_generator
 from state.outbox import announce
 from state.tables import STATUS_OF_STAGE, TERMINAL, Job, JobStatus, Level, Result, Task
 
@@ -98,6 +99,10 @@ def _reuse(session: Session, job: Job, tasks: list[Task]) -> None:
 
 
 def _succeed(session: Session, job: Job, tasks: list[Task]) -> None:
+    if job.kind == "generator":
+        fill_generator(session, job, session.get_one(Result, tasks[0].key))
+        finish_job(session, job, "succeeded", "The generator is ready.")
+        return
     exports = [task for task in tasks if task.stage == "export"]
     if exports:
         result = session.get_one(Result, exports[0].key)

@@ -14,13 +14,14 @@ from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from distillation.recipe import is_trained
 from state.advance import advance, finish_job, settle, show_stage, stop_waiting, stopped, tasks_of
 from state.checkpoints import add_checkpoint, newest_checkpoint
 from state.database import database_now
 from state.errors import StaleToken, error_of
 from state.events import append_event, lock_job
 from state.outbox import announce, announce_twins
-from state.tables import Dataset, Job, Result, Task
+from state.tables import Dataset, Generator, Job, Result, Task
 
 Verdict = Literal["go on", "stop"]
 
@@ -30,7 +31,8 @@ class Claim:
     """A task and all that its worker needs to know.
 
     Args:
-        inputs: bundles by input name (stages, ``dataset``, ``agnostic_source``); None where a dataset is gone.
+        inputs: bundles by input name: of stages, and of what the recipe names (``dataset``, ``agnostic_source``,
+            ``generator``, ``photos``), None where that is gone.
         checkpoint: folder within the output and bundle of the newest saved state, if any.
     """
 
@@ -282,11 +284,7 @@ def _claim(session: Session, job: Job, task: Task) -> Claim:
     for other in tasks_of(session, job.id):
         if other.stage in inputs:
             inputs[other.stage].append(other.bundle)
-    evaluation, agnostic = job.recipe["evaluation"]["dataset"], job.recipe["training"]["agnostic"]
-    if task.stage == "evaluate" and evaluation:
-        inputs["dataset"] = [session.scalar(select(Dataset.bundle).where(Dataset.id == evaluation))]
-    if task.stage == "agnostic" and agnostic["source"].startswith("ds_"):
-        inputs["agnostic_source"] = [session.scalar(select(Dataset.bundle).where(Dataset.id == agnostic["source"]))]
+    inputs |= {name: [bundle] for name, bundle in _named(session, task.stage, job.recipe).items()}
     return Claim(
         task_id=task.id,
         token=task.token,
@@ -299,3 +297,21 @@ def _claim(session: Session, job: Job, task: Task) -> Claim:
         inputs=inputs,
         checkpoint=newest_checkpoint(session, task.key),
     )
+
+
+def _named(session: Session, stage: str, recipe: dict[str, Any]) -> dict[str, str | None]:
+    """The bundle of what the recipe names for a stage by an id, by the input's name."""
+
+    def dataset(identity: str) -> str | None:
+        return session.scalar(select(Dataset.bundle).where(Dataset.id == identity))
+
+    match stage:
+        case "generate" if is_trained(model := recipe["data"]["generator"]["model"]):
+            return {"generator": session.scalar(select(Generator.bundle).where(Generator.id == model))}
+        case "agnostic" if (source := recipe["training"]["agnostic"]["source"]).startswith("ds_"):
+            return {"agnostic_source": dataset(source)}
+        case "evaluate" if evaluated_on := recipe["evaluation"]["dataset"]:
+            return {"dataset": dataset(evaluated_on)}
+        case "generator":
+            return {"photos": dataset(recipe["dataset"])}
+    return {}

@@ -1,4 +1,4 @@
-"""Removes blobs that no row refers to: files of pruned checkpoints, of deleted datasets, of uploads cut short."""
+"""Removes blobs that no row refers to: of pruned checkpoints, deleted datasets and generators, uploads cut short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import Engine, select
 
 from state.blobs import BlobStore
 from state.database import read_scope
-from state.tables import Checkpoint, Dataset, EncoderFile, Result, Task
+from state.tables import Checkpoint, Dataset, EncoderFile, Generator, Result, Task
 
 MIN_AGE_SECONDS = 24 * 3600.0
 """Younger blobs stay: their row may be about to be written."""
@@ -34,7 +34,7 @@ def sweep(engine: Engine, blobs: BlobStore, min_age_seconds: float = MIN_AGE_SEC
 
 def _referenced(engine: Engine, blobs: BlobStore) -> set[str]:
     with read_scope(engine) as session:
-        columns = (Result.bundle, Task.bundle, Checkpoint.bundle, Dataset.bundle)
+        columns = (Result.bundle, Task.bundle, Checkpoint.bundle, Dataset.bundle, Generator.bundle)
         bundles = {sha for column in columns for sha in session.scalars(select(column).distinct()) if sha}
         files = set(session.scalars(select(EncoderFile.sha256).distinct()))
     for sha in bundles:

@@ -8,19 +8,21 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from distillation.generator_recipe import GeneratorRecipe
 from distillation.plan import StageTask
 from distillation.recipe import Recipe
 from state.advance import advance, finish_job, set_status, stop_waiting, tasks_of
 from state.database import database_now
 from state.errors import IdempotencyConflict, NotRetryable
 from state.events import append_event, lock_job
+from state.generators import add_generator
 from state.ids import new_id
 from state.tables import TERMINAL, Checkpoint, Job, Task
 
 
 def create_job(
     session: Session,
-    recipe: Recipe,
+    recipe: Recipe | GeneratorRecipe,
     *,
     tasks: Sequence[StageTask],
     metadata: Mapping[str, str] | None = None,
@@ -28,6 +30,8 @@ def create_job(
     body_hash: str | None = None,
 ) -> Job:
     """Write a job, its tasks, its first event and the first messages, in the caller's transaction.
+
+    The job of a :class:`GeneratorRecipe` also gets the row of its generator.
 
     Tasks whose output exists already are done from the start. A known ``idempotency_key`` returns the job it
     made; use ``find_idempotent`` before to tell the two apart.
@@ -38,7 +42,7 @@ def create_job(
     job = Job(
         id=new_id("job"),
         status="queued",
-        name=recipe.domain.name,
+        name=recipe.name,
         recipe=recipe.model_dump(mode="json"),
         metadata_=dict(metadata or {}),
         idempotency_key=idempotency_key,
@@ -58,6 +62,8 @@ def create_job(
             return known
     session.add(job)
     session.flush()
+    if isinstance(recipe, GeneratorRecipe):
+        add_generator(session, job)
     session.add_all(
         Task(job_id=job.id, stage=t.stage, shard=t.shard, key=t.key, needs=list(t.needs), status="waiting")
         for t in tasks

@@ -34,6 +34,7 @@ JobStatus = Literal[
     "cancelling",
     "cancelled",
 ]
+JobKind = Literal["encoder", "generator"]
 TaskStatus = Literal["waiting", "ready", "running", "done", "failed", "cancelled"]
 Level = Literal["info", "warning", "error"]
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
@@ -44,6 +45,7 @@ STATUS_OF_STAGE: dict[str, JobStatus] = {
     "distil": "training",
     "evaluate": "evaluating",
     "export": "exporting",
+    "generator": "training",
 }
 
 
@@ -90,7 +92,7 @@ class Table(DeclarativeBase):
 
 
 class Job(Table):
-    """One job: a recipe on its way to an encoder."""
+    """One job: a recipe on its way to an encoder, or to the generator that ``generator_id`` names from the start."""
 
     __tablename__ = "jobs"
 
@@ -107,7 +109,13 @@ class Job(Table):
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     error: Mapped[dict[str, Any] | None]
     encoder_id: Mapped[str | None] = mapped_column(String(30))
+    generator_id: Mapped[str | None] = mapped_column(String(30))
     attempt: Mapped[int] = mapped_column(default=1)
+
+    @property
+    def kind(self) -> JobKind:
+        """What the job makes."""
+        return "generator" if self.generator_id else "encoder"
 
 
 class Task(Table):
@@ -238,6 +246,23 @@ class EncoderFile(Table):
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)
     content_type: Mapped[str] = mapped_column(String(100))
+
+
+class Generator(Table):
+    """A generator trained on a dataset. What its job makes is null until it is made.
+
+    ``bundle`` names the whole output's blob; ``files``: the pipeline's, name within its folder -> sha256 and size.
+    """
+
+    __tablename__ = "generators"
+
+    id: Mapped[str] = mapped_column(String(30), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), unique=True)
+    name: Mapped[str] = mapped_column(String(120))
+    created_at: Mapped[datetime]
+    bundle: Mapped[str | None] = mapped_column(String(64))
+    files: Mapped[dict[str, Any] | None]
+    report: Mapped[dict[str, Any] | None]
 
 
 class Dataset(Table):

@@ -16,9 +16,18 @@ from state.errors import error_of
 from state.settings import Settings
 
 log = logging.getLogger(__name__)
-REPORTING_STAGES = ("evaluate", "export")
-DATASETS = {"dataset": "evaluation.dataset", "agnostic_source": "training.agnostic.source"}
-REUPLOAD = "Upload it again and submit a new job."
+REPORTING_STAGES = ("evaluate", "export", "generator")
+NAMED = {
+    "dataset": ("dataset", "evaluation.dataset"),
+    "agnostic_source": ("dataset", "training.agnostic.source"),
+    "photos": ("dataset", "dataset"),
+    "generator": ("generator", "data.generator.model"),
+}
+"""Inputs that a recipe names by an id: what each is, and the recipe's field."""
+AGAIN = {
+    "dataset": ("bad_dataset", "Upload it again and submit a new job."),
+    "generator": ("weights_missing", "Train it again and submit a new job."),
+}
 
 
 class StageFailed(Exception):
@@ -64,7 +73,7 @@ def prepare(claim: Claim, blobs: BlobStore, settings: Settings) -> Path:
 
     Raises:
         InputGone: the output of an earlier stage is gone.
-        StageFailed: a dataset is gone.
+        StageFailed: a dataset or generator that the recipe names is gone.
     """
     folder = settings.scratch / claim.key
     out = folder / "out"
@@ -153,14 +162,18 @@ def read_json(path: Path) -> Any:
 
 def _input(name: str, bundle: str | None, blobs: BlobStore, settings: Settings) -> Path:
     if bundle is None:
-        message = f"The {name.replace('_', ' ')} that the recipe names has been deleted."
-        raise StageFailed(error_of("bad_dataset", message, REUPLOAD, DATASETS.get(name, "")), retryable=False)
+        raise _gone(name, "has been deleted")
     try:
         folder = blobs.fetch_bundle(bundle, settings.cache / bundle)
     except FileNotFoundError as error:
-        if name in DATASETS:
-            message = f"The files of the {name.replace('_', ' ')} are gone from the blob store."
-            raise StageFailed(error_of("bad_dataset", message, REUPLOAD, DATASETS[name]), retryable=False) from error
+        if name in NAMED:
+            raise _gone(name, "is gone from the blob store") from error
         raise InputGone(bundle) from error
     os.utime(folder)  # the janitor removes by age
     return folder
+
+
+def _gone(name: str, how: str) -> StageFailed:
+    what, field = NAMED[name]
+    code, hint = AGAIN[what]
+    return StageFailed(error_of(code, f"The {what} that the recipe names in {field} {how}.", hint, field), False)

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from api.catalogue import service
 from api.catalogue.schemas import GeneratorRead, LossRead, StudentRead, TeacherRead
+from api.deps import EngineDep
 from api.pages import Page
 
 router = APIRouter(prefix="/catalogue", tags=["catalogue"])
@@ -22,8 +23,8 @@ async def list_students() -> Page[StudentRead]:
 
 
 @router.get("/generators", summary="Generators")
-async def list_generators() -> Page[GeneratorRead]:
-    return Page(data=service.generators(), next=None)
+def list_generators(engine: EngineDep) -> Page[GeneratorRead]:
+    return Page(data=service.generators(engine), next=None)
 
 
 @router.get("/losses", summary="Losses")

@@ -1,4 +1,4 @@
-"""``/v1/datasets``: real photos to measure students on."""
+"""``/v1/datasets``: real photos, to measure students on and to train generators with."""
 
 from __future__ import annotations
 

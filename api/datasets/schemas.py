@@ -15,7 +15,7 @@ class Rejected(BaseModel):
 class DatasetRead(BaseModel):
     """Real photos, checked on upload."""
 
-    id: str = Field(description="For `evaluation.dataset` and `training.agnostic.source` of a recipe.")
+    id: str = Field(description="For `evaluation.dataset`, `training.agnostic.source` and a generator's `dataset`.")
     name: str
     created_at: datetime
     images: int = Field(description="Usable photos.")

@@ -75,7 +75,9 @@ def delete_dataset(engine: Engine, dataset_id: str) -> None:
         row = _require(session, dataset_id)
         evaluated_on = Job.recipe[("evaluation", "dataset")].as_string()
         trained_on = Job.recipe[("training", "agnostic", "source")].as_string()
-        users = select(Job.id).where(Job.status.not_in(TERMINAL), or_(evaluated_on == row.id, trained_on == row.id))
+        generator_of = Job.recipe["dataset"].as_string()
+        uses = or_(evaluated_on == row.id, trained_on == row.id, generator_of == row.id)
+        users = select(Job.id).where(Job.status.not_in(TERMINAL), uses)
         if user := session.scalar(users.limit(1)):
             raise Problem(409, "conflict", f"{user} uses {dataset_id}; cancel that job or wait for its end")
         session.delete(row)

@@ -7,18 +7,17 @@ from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
+from api.archives import archive_response
 from api.deps import After, BlobsDep, EngineDep, HelperDep, Limit, SettingsDep
 from api.encoders import service
 from api.encoders.schemas import Classification, EncoderRead, EncoderSummary
 from api.errors import Problem
-from api.files import blob_response, etag_matches
+from api.files import BINARY, FILE_DESCRIPTION, FILE_RESPONSES, blob_response
 from api.pages import Page
 from api.uploads import receive_body, receive_form, workplace
 
 router = APIRouter(prefix="/encoders", tags=["encoders"])
-BINARY = {"schema": {"type": "string", "format": "binary"}}
 IMAGE_BODY = {
     "requestBody": {
         "required": True,
@@ -51,16 +50,9 @@ def read_encoder(encoder_id: str, engine: EngineDep) -> EncoderRead:
 @router.get(
     "/{encoder_id}/files/{name:path}",
     summary="Download one file",
-    description="Resumable: Range and If-Range with the sha256 as ETag; 304 for If-None-Match. On object storage "
-    "the answer is a redirect (307) to a signed URL.",
+    description=FILE_DESCRIPTION,
     response_class=Response,
-    responses={
-        200: {"content": {"application/octet-stream": BINARY}},
-        206: {"description": "The part asked for"},
-        304: {"description": "Not changed"},
-        307: {"description": "Where the file is"},
-        416: {"description": "The range lies outside the file"},
-    },
+    responses=FILE_RESPONSES,
 )
 def download_file(encoder_id: str, name: str, request: Request, engine: EngineDep, blobs: BlobsDep) -> Response:
     file = service.read_file(engine, encoder_id, name)
@@ -76,18 +68,7 @@ def download_file(encoder_id: str, name: str, request: Request, engine: EngineDe
     responses={200: {"content": {"application/zip": BINARY}}},
 )
 def download_archive(encoder_id: str, request: Request, engine: EngineDep, blobs: BlobsDep) -> Response:
-    encoder = service.read_encoder(engine, encoder_id)
-    tag = f"{encoder_id}-archive"
-    if etag_matches(request.headers.get("if-none-match", ""), tag):
-        return Response(status_code=304, headers={"ETag": f'W/"{tag}"'})
-    archive = service.pack(encoder, blobs)
-    headers = {
-        # Weak: the zip's entries carry the time of the download.
-        "ETag": f'W/"{tag}"',
-        "Content-Length": str(archive.size),
-        "Content-Disposition": f'attachment; filename="{encoder_id}.zip"',
-    }
-    return StreamingResponse(archive.chunks, headers=headers, media_type="application/zip")
+    return archive_response(request, blobs, encoder_id, service.read_encoder(engine, encoder_id).files)
 
 
 @router.post(

@@ -7,15 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-
-class FileRead(BaseModel):
-    """One file of an encoder. Its address never changes, nor does what it holds."""
-
-    name: str = Field(examples=["image_encoder.onnx"])
-    sha256: str
-    size: int = Field(description="Bytes.")
-    content_type: str
-    url: str
+from api.archives import FileRead
 
 
 class EncoderSummary(BaseModel):

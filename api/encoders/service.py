@@ -1,26 +1,22 @@
-"""Encoders: look up, pack, classify."""
+"""Encoders: look up, classify."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zipstream
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
+from api.archives import FileRead
 from api.encoders.classifiers import LABELS, MODEL, PREPROCESS
 from api.encoders.classifiers import classify as run_classifier
 from api.encoders.images import BadImage
-from api.encoders.schemas import Classification, EncoderRead, EncoderSummary, FileRead, Probability
+from api.encoders.schemas import Classification, EncoderRead, EncoderSummary, Probability
 from api.errors import Problem, field_error, not_found
-from api.files import read_blob
 from api.pages import Page, cut
 from api.processes import Helper
-from state.blobs import BlobStore
 from state.database import read_scope
 from state.tables import Encoder, EncoderFile
 
@@ -74,23 +70,6 @@ def read_file(engine: Engine, encoder_id: str, name: str) -> EncoderFile:
             what = "file" if session.get(Encoder, encoder_id) else "encoder"
             raise not_found(what, name if what == "file" else encoder_id)
         return file
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A zip that is made while it is sent; its length is known before."""
-
-    chunks: Iterator[bytes]
-    size: int
-
-
-def pack(encoder: EncoderRead, blobs: BlobStore) -> Archive:
-    """All files in one folder, stored and not deflated: weights do not shrink."""
-    packed = zipstream.ZipStream(sized=True)
-    for file in encoder.files:
-        content = read_blob(blobs, file.sha256, 0, file.size)
-        packed.add(content, f"{encoder.id}/{file.name}", size=file.size)
-    return Archive(iter(packed), len(packed))
 
 
 def classify(

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from api.archives import FileRead
 from api.deps import After, BlobsDep, CeleryDep, EngineDep, Limit, SettingsDep
-from api.encoders.schemas import FileRead
 from api.errors import Problem, field_error
 from api.files import blob_response
 from api.jobs import events, outputs, service
@@ -167,7 +167,11 @@ def list_checkpoints(job_id: str, engine: EngineDep) -> Page[CheckpointRead]:
     return Page(data=outputs.list_checkpoints(engine, job_id), next=None)
 
 
-@router.get("/{job_id}/artifacts", summary="Files the job has made", description="Empty before the export.")
+@router.get(
+    "/{job_id}/artifacts",
+    summary="Files the job has made",
+    description="Empty until all is done.",
+)
 def list_artifacts(job_id: str, engine: EngineDep) -> Page[FileRead]:
     return Page(data=outputs.list_artifacts(engine, job_id), next=None)
 

@@ -8,16 +8,17 @@ from typing import Any
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from api.encoders.schemas import FileRead
+from api.archives import FileRead
 from api.encoders.service import list_files
 from api.errors import Problem, not_found
+from api.generators.files import list_generator_files
 from api.jobs.schemas import CheckpointRead, SampleRead
 from api.jobs.service import require
 from api.pages import Page, cut
 from state import jobs
 from state.blobs import BlobStore
 from state.database import read_scope
-from state.tables import Encoder, Result
+from state.tables import Encoder, Generator, Result
 
 SAMPLES_PER_SHARD = 100_000
 """More than a shard has samples: a sample's number stays the same while other shards come in."""
@@ -59,6 +60,11 @@ def read_report(engine: Engine, job_id: str) -> dict[str, Any]:
     """
     with read_scope(engine) as session:
         job = require(session, job_id)
+        if job.generator_id is not None:
+            report = session.get_one(Generator, job.generator_id).report
+            if report is None:
+                raise Problem(404, "not_found", f"{job_id} is {job.status}: it has no report before its generator")
+            return report
         if job.encoder_id is not None:
             return session.get_one(Encoder, job.encoder_id).report
         result = next((r for _, r in _results(session, job_id, "evaluate") if r.report), None)
@@ -80,9 +86,11 @@ def list_checkpoints(engine: Engine, job_id: str) -> list[CheckpointRead]:
 
 
 def list_artifacts(engine: Engine, job_id: str) -> list[FileRead]:
-    """The files of the job's encoder; none before the export."""
+    """The files of the job's encoder or generator; none before it is finished."""
     with read_scope(engine) as session:
         job = require(session, job_id)
+        if job.generator_id is not None:
+            return list_generator_files(session.get_one(Generator, job.generator_id))
         return list_files(session, job.encoder_id) if job.encoder_id else []
 
 

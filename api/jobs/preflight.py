@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,10 @@ from distillation.plan import (
     recipe_teacher_shape,
     shard_count,
 )
-from distillation.recipe import Recipe, is_local
+from distillation.recipe import Recipe, is_local, is_trained
 from distillation.taught_classes import untaught_classes
 from distillation.teachers import TeacherShape
-from state.tables import Dataset
+from state.tables import Dataset, Generator, Job
 
 DATASET = "ds_"
 MAX_SHARDS = 5000
@@ -37,6 +37,7 @@ URL_SCHEMES = ("http://", "https://", "s3://", "gs://", "hf://")
 class Checked:
     """A job that may be queued."""
 
+    recipe: Recipe
     tasks: list[StageTask]
     teacher: TeacherShape
     student: Resolved
@@ -51,15 +52,14 @@ def check(session: Session, recipe: Recipe) -> Checked:
     """
     warnings: list[str] = []
     errors = [*_classes(recipe), *_shards(recipe), *_names(recipe), *_folders(recipe)]
-    errors += _datasets(session, recipe, warnings)
+    errors += [*_generator(session, recipe), *_datasets(session, recipe, warnings)]
     teacher, student = recipe_teacher_shape(recipe), None
     try:
         student = resolve(recipe)
     except ValueError as error:
         errors.append(_student_error(recipe, error))
     if errors or student is None:
-        count = "1 thing stands" if len(errors) == 1 else f"{len(errors)} things stand"
-        raise Problem(422, "preflight_failed", f"{count} in the way of this job: {errors[0].message}", errors)
+        raise refusal(errors)
     if not student.params:
         warnings.append(f"the catalogue does not know {student.architecture}; the training process will look it up")
     if not teacher.known and recipe.student.fewer_params is not None:
@@ -67,7 +67,14 @@ def check(session: Session, recipe: Recipe) -> Checked:
             f"how large the image tower of {recipe.teacher.model} is, is known once a worker has loaded it; until then "
             f"it is taken for a ViT-B-32's ({teacher.params_image_tower:,}), so the student may turn out another one"
         )
-    return Checked(plan(recipe, fingerprints(session)), teacher, student, warnings)
+    recipe = _with_licence(session, recipe)
+    return Checked(recipe, plan(recipe, fingerprints(session)), teacher, student, warnings)
+
+
+def refusal(errors: Sequence[FieldError]) -> Problem:
+    """The problem that tells of all errors."""
+    count = "1 thing stands" if len(errors) == 1 else f"{len(errors)} things stand"
+    return Problem(422, "preflight_failed", f"{count} in the way of this job: {errors[0].message}", errors)
 
 
 def resolve(recipe: Recipe) -> Resolved:
@@ -80,9 +87,11 @@ def resolve(recipe: Recipe) -> Resolved:
 
 
 def fingerprints(session: Session) -> Callable[[str], str]:
-    """Content hash of a dataset named in a recipe: of an uploaded one, a path, or a URL taken at its word."""
+    """Content hash of a generator or dataset named in a recipe: an uploaded one, a path, or a URL taken at its word."""
 
     def fingerprint_of(name: str) -> str:
+        if is_trained(name):
+            return str(session.get_one(Generator, name).bundle)
         if name.startswith(DATASET):
             return session.get_one(Dataset, name).bundle
         return dataset_fingerprint(name)
@@ -123,10 +132,17 @@ def _folders(recipe: Recipe) -> list[FieldError]:
     ]
     if language is not None and language.kind == "transformers":
         wanted.append(("/recipe/data/prompts/language_model/model", _absolute(language.model), "config.json"))
+    return folder_errors([(pointer, path, holds) for pointer, path, holds in wanted if path is not None])
+
+
+def folder_errors(wanted: Sequence[tuple[str, Path, str]]) -> list[FieldError]:
+    """What is not there.
+
+    Args:
+        wanted: pointer of the field, the path that it gives, a file that a directory must hold (empty: any will do).
+    """
     errors = []
     for pointer, path, holds in wanted:
-        if path is None:
-            continue
         if not path.exists():
             hint = "; make them with 'make starter'" if path.is_relative_to(STARTER) else ""
             message = f"{path} does not exist on this server{hint}"
@@ -134,6 +150,31 @@ def _folders(recipe: Recipe) -> list[FieldError]:
         elif holds and not (path / holds).is_file():
             errors.append(field_error(pointer, f"{path} holds no {holds}", "weights_missing"))
     return errors
+
+
+def _generator(session: Session, recipe: Recipe) -> list[FieldError]:
+    """A generator named by its id must be trained."""
+    name = recipe.data.generator.model
+    if not is_trained(name):
+        return []
+    generator = session.get(Generator, name)
+    if generator is None:
+        reason, code = f"there is no generator '{name}'; see GET /v1/generators", "unknown_generator"
+    elif generator.bundle is None:
+        reason, code = f"{name} is not trained yet; its job is {generator.job_id}", "unfinished_generator"
+    else:
+        return []
+    return [field_error("/recipe/data/generator/model", reason, code)]
+
+
+def _with_licence(session: Session, recipe: Recipe) -> Recipe:
+    """The photos' licence goes with a trained generator, to the card of what is made with it."""
+    wanted = recipe.data.generator
+    if not is_trained(wanted.model) or wanted.licence:
+        return recipe
+    job = session.get_one(Job, session.get_one(Generator, wanted.model).job_id)
+    generator = wanted.model_copy(update={"licence": job.recipe["licence"]})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"generator": generator})})
 
 
 def _absolute(name: str | None) -> Path | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from distillation.recipe import Recipe, printable
-from state.tables import JobStatus, Level, TaskStatus
+from state.tables import JobKind, JobStatus, Level, TaskStatus
 
 # A double quote cannot be written in SQLite's JSON paths, brackets would end the filter `metadata[key]`.
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r'^[^"\[\]\\]+$')]
@@ -70,9 +70,10 @@ class JobErrorRead(BaseModel):
 class JobSummary(BaseModel):
     id: str = Field(examples=["job_01k9z3v7q8c4m5n6p7r8s9t0vw"])
     name: str
+    kind: JobKind = Field(description="What it makes; that of a generator is submitted at `/v1/generators`.")
     status: JobStatus
-    domain: str
-    classes: int = Field(description="Number of classes.")
+    domain: str | None = Field(description="Null for a job that trains a generator, as is `classes`.")
+    classes: int | None = Field(description="Number of classes.")
     metadata: dict[str, str]
     created_at: datetime
     started_at: datetime | None
@@ -81,6 +82,7 @@ class JobSummary(BaseModel):
     attempt: int
     progress: float = Field(description="0 to 1, by the usual share of each stage.")
     encoder_id: str | None
+    generator_id: str | None
     error: JobErrorRead | None
 
 

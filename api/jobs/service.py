@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+from pydantic import BaseModel
 from sqlalchemy import Engine, event, select
 from sqlalchemy.orm import Session
 
@@ -26,9 +27,14 @@ from api.jobs.schemas import (
 )
 from api.pages import Page, cut
 from distillation.estimate import estimate
+from distillation.generator_recipe import GeneratorRecipe
+from distillation.plan import StageTask
+from distillation.recipe import Recipe
 from state import jobs
 from state.database import database_now, read_scope, session_scope
 from state.tables import TERMINAL, Encoder, Job, Result, Task
+
+Answer = TypeVar("Answer")
 
 
 def create(
@@ -40,12 +46,54 @@ def create(
         Problem: 422 it cannot work, 429 too many jobs wait.
         IdempotencyConflict: the key was used with another body.
     """
-    digest = body_hash(body)
+
+    def check(session: Session) -> tuple[Recipe, list[StageTask]]:
+        checked = preflight.check(session, body.recipe)
+        return checked.recipe, checked.tasks
+
+    def name(session: Session, job: Job) -> None:
+        if body.name:
+            _rename(session, job, body.name)
+
+    return queue(
+        engine,
+        check,
+        read,
+        metadata=body.metadata,
+        digest=body_hash(body),
+        idempotency_key=idempotency_key,
+        max_queued_jobs=max_queued_jobs,
+        on_created=name,
+    )
+
+
+def queue(
+    engine: Engine,
+    check: Callable[[Session], tuple[Recipe | GeneratorRecipe, list[StageTask]]],
+    read_as: Callable[[Session, Job], Answer],
+    *,
+    digest: str,
+    idempotency_key: str | None,
+    max_queued_jobs: int,
+    metadata: Mapping[str, str] | None = None,
+    on_created: Callable[[Session, Job], None] = lambda _session, _job: None,
+) -> tuple[Answer, bool]:
+    """Queue a job of any kind; True if the key had made it before.
+
+    Args:
+        check: the recipe to be queued, all filled in, and its tasks; or a Problem.
+        read_as: what the answer shows of the job.
+        digest: hash of the request's body.
+
+    Raises:
+        Problem: of ``check``, or 429 too many jobs wait.
+        IdempotencyConflict: the key was used with another body.
+    """
     with read_scope(engine) as session:
         if idempotency_key and (known := jobs.find_idempotent(session, idempotency_key, digest)):
-            return read(session, known), True
+            return read_as(session, known), True
         # The checks hash model files: they are done before the short transaction that writes.
-        checked = preflight.check(session, body.recipe)
+        recipe, tasks = check(session)
     inserted: list[object] = []
     with session_scope(engine) as session:
         event.listen(session, "pending_to_persistent", lambda _session, row: inserted.append(row))
@@ -54,17 +102,17 @@ def create(
             raise Problem(429, "too_many_jobs", detail, headers={"Retry-After": "30"})
         job = jobs.create_job(
             session,
-            body.recipe,
-            tasks=checked.tasks,
-            metadata=body.metadata,
+            recipe,
+            tasks=tasks,
+            metadata=metadata,
             idempotency_key=idempotency_key,
             body_hash=digest,
         )
         # Two requests with one key may race: the slower one is given the job of the faster one.
         created = job in inserted
-        if created and body.name:
-            _rename(session, job, body.name)
-        return read(session, job), not created
+        if created:
+            on_created(session, job)
+        return read_as(session, job), not created
 
 
 def dry_run(engine: Engine, body: JobCreate) -> DryRun:
@@ -76,9 +124,9 @@ def dry_run(engine: Engine, body: JobCreate) -> DryRun:
         rates = measured_rates(session, body.recipe)
     tasks = [PlannedTask(stage=t.stage, shard=t.shard, key=t.key, reused=t.key in made) for t in checked.tasks]
     whole = {task.stage for task in tasks} - {task.stage for task in tasks if not task.reused}
-    cost = estimate(body.recipe, checked.student, reused=frozenset(whole), measured=rates)
+    cost = estimate(checked.recipe, checked.student, reused=frozenset(whole), measured=rates)
     return DryRun(
-        recipe=body.recipe.model_dump(mode="json"),
+        recipe=checked.recipe.model_dump(mode="json"),
         teacher=TeacherRead.model_validate(checked.teacher._asdict()),
         student=StudentRead.model_validate(checked.student._asdict()),
         tasks=tasks,
@@ -87,7 +135,7 @@ def dry_run(engine: Engine, body: JobCreate) -> DryRun:
     )
 
 
-def body_hash(body: JobCreate) -> str:
+def body_hash(body: BaseModel) -> str:
     """Equal for bodies that mean the same, whatever their spacing, order of keys or left-out defaults."""
     return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
@@ -156,12 +204,14 @@ def read(session: Session, job: Job) -> JobRead:
 
 
 def _summary(job: Job) -> dict[str, Any]:
+    domain = job.recipe.get("domain")
     return {
         "id": job.id,
+        "kind": job.kind,
         "name": job.name,
         "status": job.status,
-        "domain": job.recipe["domain"]["name"],
-        "classes": len(job.recipe["domain"]["classes"]),
+        "domain": domain and domain["name"],
+        "classes": domain and len(domain["classes"]),
         "metadata": job.metadata_,
         "created_at": job.created_at,
         "started_at": job.started_at,
@@ -169,6 +219,7 @@ def _summary(job: Job) -> dict[str, Any]:
         "cancel_requested": job.cancel_requested,
         "attempt": job.attempt,
         "encoder_id": job.encoder_id,
+        "generator_id": job.generator_id,
         "error": job.error,
     }
 

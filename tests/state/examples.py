@@ -7,11 +7,13 @@ from collections.abc import Mapping
 
 from sqlalchemy.orm import Session
 
+from distillation.generator_recipe import GeneratorRecipe
 from distillation.plan import StageTask
 from distillation.recipe import Recipe
 from state.jobs import create_job
 from state.tables import Job
 
+GENERATOR_RECIPE = GeneratorRecipe.model_validate({"name": "fruit", "dataset": "ds_fruit"})
 RECIPE = Recipe.model_validate({"domain": {"name": "fruit", "classes": ["orange", "banana"]}})
 
 

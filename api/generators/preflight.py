@@ -1,0 +1,51 @@
+"""What can be found out about a generator's training before it is queued, all at once."""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy.orm import Session
+
+from api.errors import FieldError, field_error
+from api.jobs.preflight import fingerprints, folder_errors, refusal
+from distillation.generator_recipe import GeneratorRecipe, classes_of, unusable_teacher
+from distillation.photo_files import DatasetError
+from distillation.plan import StageTask, model_folder, plan_generator
+from state.tables import Dataset
+
+
+def check(session: Session, recipe: GeneratorRecipe) -> list[StageTask]:
+    """Plan the job.
+
+    Raises:
+        Problem: 422 ``preflight_failed``, with every error that could be found.
+    """
+    errors = [*_dataset(session, recipe), *_teacher(recipe)]
+    if errors:
+        raise refusal(errors)
+    return plan_generator(recipe, fingerprints(session))
+
+
+def _dataset(session: Session, recipe: GeneratorRecipe) -> list[FieldError]:
+    dataset = session.get(Dataset, recipe.dataset)
+    if dataset is None:
+        message = f"there is no dataset '{recipe.dataset}'; upload the photos with POST /v1/datasets and give the id"
+        return [field_error("/dataset", message, "unknown_dataset")]
+    try:
+        classes_of(recipe, dataset.classes)
+    except DatasetError as error:
+        pointer = "/dataset" if recipe.classes is None else "/classes"
+        return [field_error(pointer, f"{error.message}; {error.hint}", "bad_dataset")]
+    return []
+
+
+def _teacher(recipe: GeneratorRecipe) -> list[FieldError]:
+    """Its directory, if it has one, must be there and describe a model that can guide a generator."""
+    folder = model_folder(recipe.teacher.model, "teacher")
+    if folder is None:
+        return []
+    if errors := folder_errors([("/teacher/model", folder, "open_clip_config.json")]):
+        return errors
+    described = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8")).get("model_cfg", {})
+    reason = unusable_teacher(described)
+    return [field_error("/teacher/model", reason, "bad_architecture")] if reason else []

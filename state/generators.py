@@ -1,0 +1,48 @@
+"""Generators that jobs train: made with their job, filled by its output, gone with it."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, exists, select
+from sqlalchemy.orm import Session, aliased
+
+from state.database import database_now
+from state.ids import new_id
+from state.tables import TERMINAL, Generator, Job, Result, Task
+
+FOLDER = "generator/"
+"""Where the stage puts the pipeline."""
+
+
+def add_generator(session: Session, job: Job) -> None:
+    """Write the row of the generator that a new job will train; the job is written already."""
+    job.generator_id = new_id("gen")
+    created_at = database_now(session)
+    session.add(Generator(id=job.generator_id, job_id=job.id, name=job.name, created_at=created_at))
+    session.flush()
+
+
+def fill_generator(session: Session, job: Job, result: Result) -> None:
+    """Record what a finished job has made."""
+    generator = session.get_one(Generator, job.generator_id)
+    generator.bundle, generator.report = result.bundle, result.report
+    generator.files = {
+        name.removeprefix(FOLDER): entry for name, entry in result.files.items() if name.startswith(FOLDER)
+    }
+
+
+def user_of(session: Session, generator_id: str) -> str | None:
+    """An unfinished job whose recipe names the generator, if there is one."""
+    named = Job.recipe[("data", "generator", "model")].as_string()
+    return session.scalar(select(Job.id).where(Job.status.not_in(TERMINAL), named == generator_id).limit(1))
+
+
+def delete_generator(session: Session, generator: Generator) -> None:
+    """Forget a generator, its job and its output; the blobs go with the next sweep of unused ones.
+
+    An output that another generator shares, of the same photos and settings, stays.
+    """
+    other = aliased(Task)
+    shared = exists().where(other.key == Task.key, other.job_id != generator.job_id)
+    keys = session.scalars(select(Task.key).where(Task.job_id == generator.job_id, ~shared)).all()
+    session.execute(delete(Result).where(Result.key.in_(keys)))
+    session.delete(session.get_one(Job, generator.job_id))  # the database deletes what hangs on it
