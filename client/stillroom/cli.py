@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stillroom import cli_datasets, cli_encoders, cli_jobs, cli_submit, cli_sweep
+from stillroom import cli_datasets, cli_encoders, cli_generators, cli_jobs, cli_submit, cli_sweep
 from stillroom.cli_session import EXIT_CODES, Connection
 from stillroom.client import DEFAULT_URL
 
@@ -57,6 +57,7 @@ for panel, name, function in (
 ):
     app.command(name, rich_help_panel=panel, epilog=EXIT_CODES)(function)
 app.add_typer(cli_datasets.app, name="datasets", rich_help_panel=PHOTOS)
+app.add_typer(cli_generators.app, name="generators", rich_help_panel=PHOTOS)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from rich.text import Text
 from stillroom.cli_session import JsonFlag, Session, open_session
 from stillroom.progress import transfer_display
 from stillroom.rendering import encoders_table, megabytes, probabilities_table, rows_table, table
-from stillroom.schemas import Encoder, File
+from stillroom.schemas import File
 
 EncoderId = Annotated[
     str, typer.Argument(metavar="ENCODER", help="Id of the encoder, enc_..., or of its job.", show_default=False)
@@ -40,7 +41,7 @@ def encoders(
     with open_session(context, as_json) as session:
         if encoder is not None:
             found = session.service.encoder(session.encoder_id(encoder))
-            session.show(found, lambda: Group(encoders_table([found]), files_table(found)))
+            session.show(found, lambda: Group(encoders_table([found]), files_table(found["files"])))
             return
         rows = list(session.service.encoders())
         session.show(rows, lambda: encoders_table(rows))
@@ -116,8 +117,8 @@ def download_files(session: Session, encoder_id: str, folder: Path, name: str | 
         return session.service.download(encoder_id, folder, name, on_bytes)
 
 
-def files_table(encoder: Encoder) -> Group:
+def files_table(files: Iterable[File]) -> Group:
     made = table("file", "size", "sha256", right=("size",))
-    for file in encoder["files"]:
+    for file in files:
         made.add_row(Text(file["name"]), megabytes(file["size"]), file["sha256"])
     return Group(Text(""), made)

@@ -14,7 +14,7 @@ from stillroom.cli_session import INTERRUPTED, JobId, JsonFlag, open_session, pr
 from stillroom.errors import JobFailed
 from stillroom.recipes import pairs
 from stillroom.rendering import event_line, job_view, jobs_table, rows_table, status_text
-from stillroom.report_view import report_view
+from stillroom.report_view import generator_report_view, report_view
 from stillroom.schemas import Job
 
 
@@ -86,10 +86,10 @@ def retry(context: typer.Context, job: JobId, as_json: JsonFlag = False) -> None
 
 
 def report(context: typer.Context, job: JobId, as_json: JsonFlag = False) -> None:
-    """Show how good a job's encoder is: teacher beside student, per class, speed, files."""
+    """Show how good a job's encoder is: teacher beside student, per class, speed, files. Or its generator."""
     with open_session(context, as_json) as session:
         found = session.service.report(job)
-        session.show(found, lambda: report_view(found))
+        session.show(found, lambda: report_view(found) if "student" in found else generator_report_view(found))
 
 
 def samples(

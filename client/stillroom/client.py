@@ -20,9 +20,20 @@ from urllib.parse import quote
 import httpx
 
 from stillroom.downloads import download_file
-from stillroom.errors import BadInput, JobFailed, NotFound, Unreachable, error_of
+from stillroom.errors import BadInput, Conflict, JobFailed, NotFound, Unreachable, error_of
 from stillroom.events import follow
-from stillroom.schemas import OVER, Encoder, EncoderSummary, Event, File, Job, JobSummary, Probability
+from stillroom.schemas import (
+    OVER,
+    Encoder,
+    EncoderSummary,
+    Event,
+    File,
+    Generator,
+    GeneratorSummary,
+    Job,
+    JobSummary,
+    Probability,
+)
 from stillroom.uploads import CONTENT_TYPES, CountingReader, class_names_beside, packed
 
 DEFAULT_URL = "http://127.0.0.1:8321"
@@ -168,10 +179,10 @@ class Stillroom:
         if not chosen:
             names = ", ".join(file["name"] for file in files)
             raise NotFound(404, {"title": "Not Found", "detail": f"{encoder_id} has no file {name!r}; it has: {names}"})
-        return [self._download_file(encoder_id, file, folder, on_bytes) for file in chosen]
+        return [self._download_file(f"/v1/encoders/{_part(encoder_id)}", file, folder, on_bytes) for file in chosen]
 
-    def _download_file(self, encoder_id: str, file: File, folder: Path, on_bytes: Callable[[File, int], None]) -> Path:
-        path = f"/v1/encoders/{_part(encoder_id)}/files/{quote(file['name'])}"
+    def _download_file(self, owner: str, file: File, folder: Path, on_bytes: Callable[[File, int], None]) -> Path:
+        path = f"{owner}/files/{quote(file['name'])}"
 
         def open_file(headers: dict[str, str]) -> httpx.Response:
             return self._http.send(self._http.build_request("GET", path, headers=headers), stream=True)
@@ -191,6 +202,43 @@ class Stillroom:
     def picture(self, url: str) -> bytes:
         """The bytes of a sample's picture, by the `url` the service gave for it."""
         return self._respond("GET", url, repeat=True).content
+
+    # Generators
+
+    def train_generator(self, recipe: Mapping[str, Any], *, idempotency_key: str | None = None) -> Generator:
+        """Queue the training of a generator: `name`, `dataset`, and what else a generator's recipe may say.
+
+        Its job is `job_id` of the answer: `wait`, `follow`, `cancel` and `retry` take it. Sending the same
+        `idempotency_key` again gives the same generator.
+        """
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return cast(Generator, self._send("POST", "/v1/generators", json=dict(recipe), headers=headers, repeat=True))
+
+    def generators(self) -> Iterator[GeneratorSummary]:
+        """Generators, newest first."""
+        return cast(Iterator[GeneratorSummary], self._pages("/v1/generators"))
+
+    def generator(self, generator_id: str) -> Generator:
+        return cast(Generator, self._send("GET", f"/v1/generators/{_part(generator_id)}"))
+
+    def download_generator(
+        self, generator_id: str, folder: Path, on_bytes: Callable[[File, int], None] = lambda file, size: None
+    ) -> list[Path]:
+        """Bring a trained generator's pipeline directory into `folder`; goes on where an earlier try stopped.
+
+        Raises:
+            Conflict: it is not trained yet.
+        """
+        generator = self.generator(generator_id)
+        if not generator["files"]:
+            detail = f"{generator_id} has no files: it is {generator['status']}"
+            raise Conflict(409, {"title": "Conflict", "code": "conflict", "detail": detail})
+        owner = f"/v1/generators/{_part(generator_id)}"
+        return [self._download_file(owner, file, folder, on_bytes) for file in generator["files"]]
+
+    def delete_generator(self, generator_id: str) -> None:
+        """Delete a generator and the job that trained it; what was made with it stays."""
+        self._respond("DELETE", f"/v1/generators/{_part(generator_id)}")
 
     # Data sets of real photos
 

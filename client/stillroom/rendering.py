@@ -13,7 +13,7 @@ from rich.text import Text
 
 from stillroom.errors import FieldError
 from stillroom.progress import count, note
-from stillroom.schemas import EncoderSummary, Event, Job, JobSummary, Probability, Stage
+from stillroom.schemas import EncoderSummary, Event, GeneratorSummary, Job, JobSummary, Probability, Stage
 
 STATUS_STYLES = {"succeeded": "green", "done": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow"}
 
@@ -55,10 +55,11 @@ def field_table(fields: Sequence[FieldError]) -> Table:
 
 
 def jobs_table(jobs: Iterable[JobSummary]) -> Table:
-    made = table("job", "name", "status", "done", "created", "encoder", right=("done",))
+    made = table("job", "name", "status", "done", "created", "makes", right=("done",))
     for job in jobs:
         status, created = status_text(job["status"]), when(job["created_at"])
-        made.add_row(job["id"], Text(job["name"]), status, f"{job['progress']:.0%}", created, job["encoder_id"] or "")
+        makes = job["generator_id"] or job["encoder_id"] or ""
+        made.add_row(job["id"], Text(job["name"]), status, f"{job['progress']:.0%}", created, makes)
     return made
 
 
@@ -73,6 +74,8 @@ def job_view(job: Job) -> RenderableType:
         head.add_row("finished", when(job["finished_at"]))
     if job["encoder_id"]:
         head.add_row("encoder", Text(job["encoder_id"], "bold"))
+    if job["generator_id"]:
+        head.add_row("generator", Text(job["generator_id"], "bold"))
     for key, value in (job["metadata"] or {}).items():
         head.add_row(Text(key, "dim"), Text(value))
     parts: list[RenderableType] = [head, stages_table(job["stages"])]
@@ -115,6 +118,24 @@ def encoders_table(encoders: Iterable[EncoderSummary]) -> Table:
         student = str(item["student"].get("architecture", ""))
         size, created = megabytes(item["size"]), when(item["created_at"])
         made.add_row(item["id"], Text(item["domain"]), f"{item['classes']:,}", Text(student), size, created)
+    return made
+
+
+def generators_table(generators: Iterable[GeneratorSummary]) -> Table:
+    numbers = ("done", "classes", "teacher top-1", "size")
+    made = table("generator", "name", "status", *numbers, "created", right=numbers)
+    for item in generators:
+        acc1, classes = item["teacher_acc1"], item["classes"]
+        made.add_row(
+            item["id"],
+            Text(item["name"]),
+            status_text(item["status"]),
+            f"{item['progress']:.0%}",
+            "" if classes is None else f"{classes:,}",
+            "" if acc1 is None else f"{acc1:.1%}",
+            megabytes(item["size"]),
+            when(item["created_at"]),
+        )
     return made
 
 

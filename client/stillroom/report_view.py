@@ -121,3 +121,17 @@ def _files(report: Mapping[str, Any]) -> RenderableType | None:
     if not int8 or int8.get("kept"):
         return made
     return Group(made, Text(f"no int8 file: {int8.get('reason') or 'it did not pass its parity gate'}", "dim"))
+
+
+def generator_report_view(report: dict[str, Any]) -> RenderableType:
+    """Of a generator: its images beside photos that were held out."""
+    made = table("", "generated", "held-out photos", right=("generated", "held-out photos"))
+    acc1, near = report["teacher_acc1"], report["nearest_training_photo"]
+    made.add_row("teacher's top-1", f"{acc1['generated']:.1%}", f"{acc1['held_out']:.1%}")
+    if kid := report["kid"]:
+        made.add_row("KID", *(f"{kid[key]['mean']:.4f}" for key in ("generated", "held_out_halves")))
+    made.add_row(
+        "nearest training photo, rms", *(f"{near[key]['smallest_rms']:.4f}" for key in ("generated", "held_out"))
+    )
+    made.add_row("images/s", f"{report['images_per_s']:,}", "")
+    return made

@@ -51,9 +51,10 @@ class JobError(TypedDict):
 class JobSummary(TypedDict):
     id: str
     name: str
+    kind: Literal["encoder", "generator"]
     status: JobStatus
-    domain: str
-    classes: int
+    domain: str | None
+    classes: int | None
     metadata: dict[str, str]
     created_at: str
     started_at: str | None
@@ -62,6 +63,7 @@ class JobSummary(TypedDict):
     attempt: int
     progress: float
     encoder_id: str | None
+    generator_id: str | None
     error: JobError | None
 
 
@@ -106,3 +108,24 @@ class Encoder(EncoderSummary):
 class Probability(TypedDict):
     label: str
     probability: float
+
+
+class GeneratorSummary(TypedDict):
+    id: str
+    job_id: str
+    name: str
+    status: JobStatus
+    progress: float
+    created_at: str
+    dataset: str
+    image_size: int
+    classes: int | None
+    teacher_acc1: float | None
+    size: int
+    error: JobError | None
+
+
+class Generator(GeneratorSummary):
+    recipe: dict[str, Any]
+    report: dict[str, Any] | None
+    files: list[File]

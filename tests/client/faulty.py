@@ -14,7 +14,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from api import errors
-from api.encoders.schemas import EncoderRead, FileRead
+from api.archives import FileRead
+from api.encoders.schemas import EncoderRead
 from api.jobs.schemas import EventRead, JobErrorRead, JobRead, StageProgress, StageRead
 from state.tables import JobStatus, Level
 
@@ -84,6 +85,7 @@ def job(status: JobStatus) -> dict[str, Any]:
     made = JobRead(
         id=JOB,
         name="fruit",
+        kind="encoder",
         status=status,
         domain="fruit",
         classes=2,
@@ -95,6 +97,7 @@ def job(status: JobStatus) -> dict[str, Any]:
         attempt=1,
         progress=1 if over else 0.4,
         encoder_id=ENCODER if status == "succeeded" else None,
+        generator_id=None,
         error=error if status == "failed" else None,
         eta_seconds=None,
         stages=stages,

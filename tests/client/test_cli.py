@@ -39,6 +39,11 @@ COMMANDS = [
     ["datasets", "add"],
     ["datasets", "show"],
     ["datasets", "delete"],
+    ["generators", "list"],
+    ["generators", "submit"],
+    ["generators", "show"],
+    ["generators", "download"],
+    ["generators", "delete"],
 ]
 FLAGS = ("--name", "fruit", "--class", "orange", "--class", "banana")
 
