@@ -74,6 +74,8 @@ def train_generator(
         default, given["dataset"] = {"name": dataset.resolve().stem}, str(dataset.resolve())
     try:
         written = load_generator_recipe(recipe) if recipe else {}
+        if steps is not None or minutes is not None:  # one length replaces the other
+            written = {key: value for key, value in written.items() if key not in ("steps", "minutes")}
         loaded = GeneratorRecipe.model_validate({**default, **written, **given})
     except ValueError as error:
         _show_invalid(recipe or Path("options"), error)

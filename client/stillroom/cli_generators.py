@@ -79,7 +79,10 @@ def submit(
     options |= {"steps": steps, "minutes": minutes, "seed": seed}
     given = {key: value for key, value in options.items() if value is not None}
     with open_session(context, as_json) as session:
-        content = (read_recipe(recipe) if recipe else {}) | given
+        written = read_recipe(recipe) if recipe else {}
+        if steps is not None or minutes is not None:  # one length replaces the other
+            written = {key: value for key, value in written.items() if key not in ("steps", "minutes")}
+        content = written | given
         generator = session.service.train_generator(content, idempotency_key=idempotency_key)
         if wait:
             session.say(f"{generator['id']} is trained by {generator['job_id']}")

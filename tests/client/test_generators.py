@@ -74,8 +74,8 @@ def test_the_sdk(real: Service, service: Stillroom, dataset: str, tmp_path: Path
 
 def test_the_command(real: Service, run: Run, url: str, dataset: str, tmp_path: Path) -> None:
     written = tmp_path / "generator.yaml"
-    written.write_text(f"name: written\ndataset: {dataset}\nsteps: 5\n")
-    done = run(url, "generators", "submit", written, "--seed", 7, "--json")
+    written.write_text(f"name: written\ndataset: {dataset}\nminutes: 5\n")
+    done = run(url, "generators", "submit", written, "--seed", 7, "--steps", 5, "--json")
     assert done.exit_code == 0, done.output
     made = json.loads(done.stdout)
     assert (made["name"], made["recipe"]["steps"], made["recipe"]["seed"]) == ("written", 5, 7)

@@ -85,7 +85,7 @@ def _check_report(out: Path) -> None:
 
 def test_the_command_makes_a_pipeline_and_reuses_it(teacher_folder: Path, tmp_path: Path) -> None:
     photos, out, yaml = write_photos(tmp_path / "photos", of_class=4), tmp_path / "out", tmp_path / "recipe.yaml"
-    yaml.write_text(f"{{size: 32, batch_size: 8, steps: 5, name: some things, teacher: {{model: {teacher_folder}}}}}")
+    yaml.write_text(f"{{size: 32, batch_size: 8, minutes: 5, name: some things, teacher: {{model: {teacher_folder}}}}}")
     arguments = ["train-generator", str(yaml), "--dataset", str(photos), "--out", str(out), "--steps", "1"]
     first = CliRunner().invoke(app, [*arguments, "--licence", "CC0-1.0"])
     assert first.exit_code == 0, first.output
