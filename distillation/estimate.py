@@ -7,7 +7,8 @@ from typing import TypedDict
 
 from distillation.catalogue import Resolved
 from distillation.plan import image_count, step_count
-from distillation.recipe import Recipe, is_trained
+from distillation.recipe import Recipe
+from distillation.recipe_fields import is_trained
 
 
 class Rates(TypedDict, total=False):

@@ -12,7 +12,8 @@ from pydantic import Field, field_validator, model_validator
 
 from distillation.class_matching import match_classes
 from distillation.photo_files import DatasetError
-from distillation.recipe import ClassSpec, Domain, Section, Teacher, distinct_classes, named_classes
+from distillation.recipe import ClassSpec, Domain, Teacher, distinct_classes, named_classes
+from distillation.recipe_fields import Section
 
 DEFAULT_STEPS = 8500
 """As of the shipped starter generator."""

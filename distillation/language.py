@@ -20,7 +20,8 @@ import httpx
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from distillation.protocol import StageError
-from distillation.recipe import ClassSpec, Language
+from distillation.recipe import ClassSpec
+from distillation.recipe_data import Language
 
 Ask = Callable[[str, int], str]
 """From a question and the number of the try to the model's answer; the number seeds a local model."""

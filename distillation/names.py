@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from distillation.recipe import Teacher, is_local
+from distillation.recipe import Teacher
+from distillation.recipe_fields import is_local
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,8 @@ from distillation.datasets import import_dataset, is_dataset
 from distillation.generator_recipe import GeneratorRecipe
 from distillation.plan import StageTask, dataset_fingerprint, plan, plan_generator
 from distillation.protocol import Request, StageError
-from distillation.recipe import Recipe, is_trained
+from distillation.recipe import Recipe
+from distillation.recipe_fields import is_trained
 from distillation.stage_process import StageProcess
 
 Listener = Callable[[StageTask, dict[str, Any]], None]

@@ -18,7 +18,8 @@ from braceexpand import braceexpand
 
 from distillation.catalogue import resolve_student
 from distillation.generator_recipe import GeneratorRecipe
-from distillation.recipe import Recipe, is_local, is_trained
+from distillation.recipe import Recipe
+from distillation.recipe_fields import is_local, is_trained
 from distillation.teachers import TeacherShape, teacher_shape
 
 ENGINE = 1

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from allpairspy import AllPairs
 
-from distillation.recipe import ClassSpec, Domain, Prompts
+from distillation.recipe import ClassSpec, Domain
+from distillation.recipe_data import Prompts
 
 Dimensions = Mapping[str, Sequence[str]]
 

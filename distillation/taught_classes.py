@@ -31,12 +31,11 @@ def write_taught_classes(folder: Path, classes: list[list[str]]) -> None:
     (folder / FILE).write_text(json.dumps(classes, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def untaught_classes(recipe: Recipe) -> dict[int, str]:
+def untaught_classes(recipe: Recipe, taught: list[list[str]] | None) -> dict[int, str]:
     """The domain's classes that the generator was not taught, by index, each with what to say of it.
 
     Prompts written by hand are the user's own affair.
     """
-    taught = taught_classes(recipe.data.generator.model)
     if taught is None or recipe.data.prompts.explicit is not None:
         return {}
     known = {normalised(name): names[0] for names in taught for name in names}

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from distillation.generator_recipe import GeneratorRecipe
-from distillation.recipe import ClassSpec, Recipe, Section, Teacher
+from distillation.recipe import ClassSpec, Recipe, Teacher
+from distillation.recipe_fields import Section
 from state.settings import Settings
 
 PAGE = Path(__file__).with_name("recipe-reference.md")
@@ -65,7 +66,7 @@ def _summary(inner: list[type[Section]]) -> str:
 
 def _type(field: FieldInfo) -> str:
     text = str(field.annotation) if not isinstance(field.annotation, type) else field.annotation.__name__
-    for noise in ("distillation.recipe.", "typing.", "annotated_types."):
+    for noise in ("distillation.recipe.", "distillation.recipe_data.", "typing.", "annotated_types."):
         text = text.replace(noise, "")
     limits = ", ".join(
         f"{words} {getattr(item, name)}"

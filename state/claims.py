@@ -14,7 +14,7 @@ from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from distillation.recipe import is_trained
+from distillation.recipe_fields import is_trained
 from state.advance import advance, finish_job, settle, show_stage, stop_waiting, stopped, tasks_of
 from state.checkpoints import add_checkpoint, newest_checkpoint
 from state.database import database_now

@@ -39,6 +39,7 @@ def generators(engine: Engine) -> list[GeneratorRead]:
             size=recipe["size"],
             licence=recipe["licence"],
             note=f"trained here: {row.name}",
+            classes=row.report["taught"],
         )
         for row, recipe in trained
     ]

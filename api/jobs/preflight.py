@@ -23,8 +23,9 @@ from distillation.plan import (
     recipe_teacher_shape,
     shard_count,
 )
-from distillation.recipe import Recipe, is_local, is_trained
-from distillation.taught_classes import untaught_classes
+from distillation.recipe import Recipe
+from distillation.recipe_fields import is_local, is_trained
+from distillation.taught_classes import taught_classes, untaught_classes
 from distillation.teachers import TeacherShape
 from state.tables import Dataset, Generator, Job
 
@@ -51,7 +52,7 @@ def check(session: Session, recipe: Recipe) -> Checked:
         Problem: 422 ``preflight_failed``, with every error that could be found.
     """
     warnings: list[str] = []
-    errors = [*_classes(recipe), *_shards(recipe), *_names(recipe), *_folders(recipe)]
+    errors = [*_classes(session, recipe), *_shards(recipe), *_names(recipe), *_folders(recipe)]
     errors += [*_generator(session, recipe), *_datasets(session, recipe, warnings)]
     teacher, student = recipe_teacher_shape(recipe), None
     try:
@@ -99,10 +100,13 @@ def fingerprints(session: Session) -> Callable[[str], str]:
     return fingerprint_of
 
 
-def _classes(recipe: Recipe) -> list[FieldError]:
+def _classes(session: Session, recipe: Recipe) -> list[FieldError]:
+    taught = taught_classes(model := recipe.data.generator.model)
+    if is_trained(model) and (generator := session.get(Generator, model)) and generator.report:
+        taught = generator.report["taught"]
     return [
         field_error(f"/recipe/domain/classes/{index}", message, "unknown_class")
-        for index, message in untaught_classes(recipe).items()
+        for index, message in untaught_classes(recipe, taught).items()
     ]
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-from distillation.recipe import Recipe, printable
+from distillation.recipe import Recipe
+from distillation.recipe_fields import printable
 from state.tables import JobKind, JobStatus, Level, TaskStatus
 
 # A double quote cannot be written in SQLite's JSON paths, brackets would end the filter `metadata[key]`.

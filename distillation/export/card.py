@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from distillation.export.card_snippets import ONNX_SNIPPET, ONNX_SQUASH_SNIPPET, OPEN_CLIP_SNIPPET
 from distillation.plan import model_folder
-from distillation.recipe import Recipe, slug
+from distillation.recipe import Recipe
+from distillation.recipe_fields import slug
 
 SAMPLE_PROMPTS = 8
 STARTS = {

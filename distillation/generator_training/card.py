@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from distillation.export.card import stated_licence
 from distillation.generator_recipe import GeneratorRecipe
-from distillation.recipe import Domain, slug
+from distillation.recipe import Domain
+from distillation.recipe_fields import slug
 
 NAMED_CLASSES = 60
 UNSTATED = "not stated; look it up before you share this generator"

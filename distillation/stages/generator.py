@@ -22,6 +22,7 @@ from distillation.generator_training.training import train
 from distillation.plan import resolve_model
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Interrupted, Reporter, Request, StageError, versions, write_atomically
+from distillation.taught_classes import write_taught_classes
 from models.memory import keep_freed_memory
 from models.teachers import TeacherModel, load_teacher
 
@@ -59,6 +60,7 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     content: dict[str, Any] = {
         "name": recipe.name,
         "classes": len(split.domain.classes),
+        "taught": (taught := [[item.name, *item.synonyms] for item in split.domain.classes]),
         "size": recipe.size,
         "photos": {"training": len(training), "held_out": len(held_out)},
         "teacher": recipe.teacher.model,
@@ -71,6 +73,7 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     }
     for path in (request.out, folder):
         write_atomically(path / "report.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_taught_classes(folder, taught)
     write_card(folder, recipe, split.domain, content)
     summary = {name: content[name] for name in ("classes", "images_per_s")}
     return {**summary, "teacher_acc1": content["teacher_acc1"]["generated"], "steps": trained["steps"]}

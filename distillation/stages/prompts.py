@@ -7,12 +7,12 @@ import json
 from distillation.language import options_of_classes
 from distillation.prompts import domain_prompts
 from distillation.protocol import Reporter, Request, StageError, write_atomically
-from distillation.taught_classes import untaught_classes
+from distillation.taught_classes import taught_classes, untaught_classes
 
 
 def run(request: Request, report: Reporter) -> dict[str, object]:
     """Write ``prompts.json``: ``{"classes": {name: [prompt, ...]}, "source": ...}``."""
-    if untaught := untaught_classes(request.recipe):
+    if untaught := untaught_classes(request.recipe, taught_classes(request.recipe.data.generator.model)):
         index, message = next(iter(untaught.items()))
         raise StageError("unknown_class", message, "", f"domain.classes.{index}")
     domain, prompts = request.recipe.domain, request.recipe.data.prompts

@@ -55,6 +55,7 @@ REPORT = {
 
 GENERATOR_REPORT: dict[str, Any] = {
     "classes": 3,
+    "taught": [[name] for name in CLASSES],
     "size": 64,
     "teacher_acc1": {"generated": 0.75, "held_out": 0.5},
     "kid": {"generated": {"mean": 0.125}, "held_out_halves": {"mean": 0.0625}},

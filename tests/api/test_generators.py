@@ -66,6 +66,7 @@ def test_life_of_a_generator(any_service: Service) -> None:
     assert http.get(f"/v1/jobs/{job['id']}/artifacts").json()["data"] == trained["files"]
     (row,) = [row for row in http.get("/v1/catalogue/generators").json()["data"] if row["model"] == queued["id"]]
     assert (row["steps"], row["guidance"], row["size"], row["licence"]) == (1, 0.0, 64, "CC0-1.0")
+    assert row["classes"] == trained["report"]["taught"]
 
     user = http.post("/v1/jobs", json=drawn_by(queued["id"])).json()
     wanted = user["recipe"]["data"]["generator"]

@@ -18,7 +18,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 from distillation.language import ask_options, chat_endpoint, local_model, parse_bullets
 from distillation.prompts import covering, domain_prompts, fill, zero_shot_prompts
 from distillation.protocol import Reporter, Request, StageError
-from distillation.recipe import ClassSpec, Language, Recipe
+from distillation.recipe import ClassSpec, Recipe
+from distillation.recipe_data import Language
 from distillation.stages import prompts as stage
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from distillation.recipe import Generator
+from distillation.recipe_data import Generator
 from starter.generator import train_starter_generator
 
 
