@@ -59,13 +59,13 @@ def sweep(
 
 def announce(session: Session, entries: Sequence[Entry]) -> None:
     """Say which percentages meet in one student, or that nobody can know yet."""
+    if any(entry.student is None for entry in entries):
+        session.say(
+            "The size of the teacher's image tower is known once a worker has loaded it: students are chosen then, "
+            "one job for each percentage, and two of them may turn out the same."
+        )
     for entry in entries:
-        if entry.student is None:
-            session.say(
-                f"The size of the teacher's image tower is known once a worker has loaded it: the student of "
-                f"{percents_text(entry)} fewer is chosen then, and may be that of another percentage."
-            )
-        elif len(entry.percents) > 1:
+        if entry.student is not None and len(entry.percents) > 1:
             session.say(f"{percents_text(entry)} fewer is the same student, {entry.student['architecture']}: one job.")
 
 
