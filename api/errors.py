@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -133,12 +134,22 @@ def problem_of(error: Exception) -> Problem:
             detail = f"{error.message}. {error.hint}" if error.hint else error.message
             pointer = json_pointer(error.field.split(".")) if error.field else ""
             return Problem(status, error.code, detail, [field_error(pointer, error.message, error.code)])
+        case OperationalError() if _is_disk_full(error):
+            return Problem(507, "disk_full", "the database's disk is full; free some space and try again")
         case OperationalError():
             detail = "the database cannot be reached; try again"
             return Problem(503, "unavailable", detail, headers={"Retry-After": "5"})
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return Problem(507, "disk_full", "the server's disk is full; free some space and try again")
     return Problem(500, "internal", "an unexpected error happened; the server's log has it")
+
+
+def _is_disk_full(error: OperationalError) -> bool:
+    """Whether SQLite or PostgreSQL (SQLSTATE 53100) says so."""
+    return (
+        getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        or getattr(error.orig, "sqlstate", None) == "53100"
+    )
 
 
 def install(app: FastAPI) -> None:

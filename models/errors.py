@@ -7,8 +7,8 @@ class ModelError(Exception):
     """A model cannot be loaded or run.
 
     Args:
-        code: machine-readable reason: ``weights_missing``, ``weights_gated``, ``hub_unreachable``, ``out_of_memory``,
-            ``bad_architecture``, ``impossible_budget``.
+        code: machine-readable reason: ``weights_missing``, ``weights_gated``, ``hub_unreachable``, ``disk_full``,
+            ``out_of_memory``, ``bad_architecture``, ``impossible_budget``.
         message: what happened, with the model's name.
         hint: what to do.
         field: the recipe's field at fault, e.g. ``data.generator.model``.

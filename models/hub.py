@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub import errors as hub
-from huggingface_hub import snapshot_download
 
 from models.errors import ModelError
 
 MISSING = (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.RemoteEntryNotFoundError)
+REFUSED = (401, 403)
 UNREACHABLE = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError, ConnectionError, TimeoutError)
 
 
@@ -22,7 +25,7 @@ def snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path
     """Download (or find in the cache) the files of ``repository`` at ``revision`` that match ``patterns``.
 
     Raises:
-        ModelError: weights_missing, weights_gated or hub_unreachable.
+        ModelError: weights_missing, weights_gated, hub_unreachable or disk_full.
     """
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
@@ -37,16 +40,37 @@ def explain_hub_error(error: BaseException, what: str, field: str = "") -> Model
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__ or link.__context__
-    if any(isinstance(item, hub.GatedRepoError) for item in chain):
+    # This machine's own trouble first: loaders wrap it in errors of their own about files that are not there.
+    if any(_is_disk_full(item) for item in chain):
         return ModelError(
-            "weights_gated",
-            f"{what} is gated: its owner must grant access",
-            "accept its terms on its page and set HF_TOKEN where the workers run",
+            "disk_full",
+            f"{what} could not be stored: no space is left",
+            f"free some space in {constants.HF_HUB_CACHE}, or set HF_HOME to a folder on a larger disk",
             field,
         )
-    # A missing repository is an HTTP error too, so this comes before unreachable.
-    if any(isinstance(item, MISSING) for item in chain):
-        return ModelError("weights_missing", f"{what} was not found: {error}", "check the name and revision", field)
+    if denied := next((item for item in chain if isinstance(item, PermissionError)), None):
+        return ModelError(
+            "weights_missing",
+            f"{what} could not be loaded: {denied}",
+            f"let the workers' user read it and write in the cache, {constants.HF_HUB_CACHE}, or set HF_HOME",
+            field,
+        )
+    gated = any(isinstance(item, hub.GatedRepoError) for item in chain)
+    # A repository that is missing, or hidden from strangers, is an HTTP error too: before refused and unreachable.
+    if not gated and any(isinstance(item, MISSING) for item in chain):
+        return ModelError(
+            "weights_missing",
+            f"{what} was not found: {error}",
+            "check the name and revision; a private repository needs HF_TOKEN where the workers run",
+            field,
+        )
+    if gated or any(isinstance(item, hub.HfHubHTTPError) and item.response.status_code in REFUSED for item in chain):
+        return ModelError(
+            "weights_gated",
+            f"the hub refuses access to {what}: its owner must grant it",
+            "accept its terms on its page and set a valid HF_TOKEN where the workers run",
+            field,
+        )
     if any(isinstance(item, UNREACHABLE) or type(item).__module__.startswith(("httpx", "httpcore")) for item in chain):
         return ModelError(
             "hub_unreachable",
@@ -55,3 +79,9 @@ def explain_hub_error(error: BaseException, what: str, field: str = "") -> Model
             field,
         )
     return ModelError("weights_missing", f"{what} could not be loaded: {error}", "check the files", field)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return os.strerror(errno.ENOSPC) in str(error)  # the hub's downloader in Rust raises a RuntimeError

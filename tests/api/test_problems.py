@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
@@ -260,6 +262,20 @@ def test_every_error_of_the_layers_below_is_mapped() -> None:
 def test_json_pointer_escapes() -> None:
     assert json_pointer(["a/b", "c~d", 0, "[key]"]) == "/a~1b/c~0d/0"
     assert json_pointer([]) == ""
+
+
+def test_a_database_whose_disk_is_full_is_507(start: Callable[..., Service]) -> None:
+    service = start()
+
+    def limit(connection: Any, *_: object) -> None:
+        connection.execute("PRAGMA max_page_count=1")  # SQLite makes it the pages that there are
+
+    event.listen(service.engine, "checkout", limit)
+    answers = (service.http.post("/v1/jobs", json={"recipe": recipe()}) for _ in range(100))
+    full = next(answer for answer in answers if answer.status_code != 202)
+    assert full.status_code == 507 and full.json()["code"] == "disk_full"
+    assert service.http.get("/v1/jobs").status_code == 200
+    assert problem_of(OperationalError("INSERT", {}, psycopg.errors.DiskFull("x"))).code == "disk_full"
 
 
 def test_a_database_that_is_away_is_503(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
