@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from api.processes import Helper
 from state.blobs import BlobStore
+from state.ids import id_pattern
 from state.settings import Settings
 
 
@@ -41,5 +42,9 @@ CeleryDep = Annotated[Celery, Depends(get_celery)]
 HelperDep = Annotated[Helper, Depends(get_helper)]
 BlobsDep = Annotated[BlobStore, Depends(get_blobs)]
 
-After = Annotated[str | None, Query(description="Cursor: the `next` of the page before.", max_length=64)]
+CURSOR = "Cursor: the `next` of the page before."
+AfterJob = Annotated[str | None, Query(description=CURSOR, pattern=id_pattern("job"))]
+AfterEncoder = Annotated[str | None, Query(description=CURSOR, pattern=id_pattern("enc"))]
+AfterDataset = Annotated[str | None, Query(description=CURSOR, pattern=id_pattern("ds"))]
+AfterNumber = Annotated[int | None, Query(description=CURSOR, ge=0, le=2**63 - 1)]
 Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]

@@ -9,6 +9,11 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o
 LENGTH = 26
 
 
+def id_pattern(prefix: str) -> str:
+    """The regular expression of the ids that :func:`new_id` makes."""
+    return f"^{prefix}_[{ALPHABET}]{{{LENGTH}}}$"
+
+
 def new_id(prefix: str) -> str:
     """``prefix_`` and 26 characters; ids made later sort later (to the millisecond)."""
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.datasets import service
 from api.datasets.schemas import DatasetRead
-from api.deps import After, BlobsDep, EngineDep, Limit, SettingsDep
+from api.deps import AfterDataset, BlobsDep, EngineDep, Limit, SettingsDep
 from api.pages import Page
 from api.uploads import receive_form, workplace
 
@@ -57,7 +57,7 @@ async def create_dataset(
 
 
 @router.get("", summary="List datasets, newest first")
-def list_datasets(engine: EngineDep, after: After = None, limit: Limit = 20) -> Page[DatasetRead]:
+def list_datasets(engine: EngineDep, after: AfterDataset = None, limit: Limit = 20) -> Page[DatasetRead]:
     return service.list_datasets(engine, after=after, limit=limit)
 
 

@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from api.archives import archive_response
-from api.deps import After, BlobsDep, EngineDep, HelperDep, Limit, SettingsDep
+from api.deps import AfterEncoder, BlobsDep, EngineDep, HelperDep, Limit, SettingsDep
 from api.encoders import service
 from api.encoders.schemas import Classification, EncoderRead, EncoderSummary
 from api.errors import Problem
@@ -37,7 +37,7 @@ IMAGE_BODY = {
 
 
 @router.get("", summary="List encoders, newest first")
-def list_encoders(engine: EngineDep, after: After = None, limit: Limit = 20) -> Page[EncoderSummary]:
+def list_encoders(engine: EngineDep, after: AfterEncoder = None, limit: Limit = 20) -> Page[EncoderSummary]:
     return service.list_encoders(engine, after=after, limit=limit)
 
 

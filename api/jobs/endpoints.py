@@ -9,7 +9,7 @@ from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Re
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from api.archives import FileRead
-from api.deps import After, BlobsDep, CeleryDep, EngineDep, Limit, SettingsDep
+from api.deps import AfterJob, AfterNumber, BlobsDep, CeleryDep, EngineDep, Limit, SettingsDep
 from api.errors import Problem, field_error
 from api.files import blob_response
 from api.jobs import events, outputs, service
@@ -66,7 +66,7 @@ def create_job(
 def list_jobs(
     request: Request,
     engine: EngineDep,
-    after: After = None,
+    after: AfterJob = None,
     limit: Limit = 20,
     status: Annotated[list[JobStatus] | None, Query(description="One or more statuses.")] = None,
 ) -> Page[JobSummary]:
@@ -132,7 +132,7 @@ def list_samples(
     job_id: str,
     engine: EngineDep,
     blobs: BlobsDep,
-    after: After = None,
+    after: AfterNumber = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Samples on a page.")] = 100,
 ) -> Page[SampleRead]:
     return outputs.list_samples(engine, blobs, job_id, after=after, limit=limit)

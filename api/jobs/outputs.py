@@ -24,9 +24,9 @@ SAMPLES_PER_SHARD = 100_000
 """More than a shard has samples: a sample's number stays the same while other shards come in."""
 
 
-def list_samples(engine: Engine, blobs: BlobStore, job_id: str, *, after: str | None, limit: int) -> Page[SampleRead]:
+def list_samples(engine: Engine, blobs: BlobStore, job_id: str, *, after: int | None, limit: int) -> Page[SampleRead]:
     """Samples of the shards that are done, by number."""
-    first = int(after) + 1 if after and after.isdigit() else 0
+    first = 0 if after is None else after + 1
     found = []
     for shard, result in _shards(engine, job_id):
         base = shard * SAMPLES_PER_SHARD

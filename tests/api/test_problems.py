@@ -210,6 +210,17 @@ def test_wrong_query_path_and_method(service: Service) -> None:
     assert wrong.status_code == 405 and wrong.json()["code"] == "method_not_allowed" and "allow" in wrong.headers
 
 
+@pytest.mark.parametrize("after", ["nope", "", "job_", "enc_0123"])
+def test_a_cursor_of_no_page_is_said_instead_of_page_one(service: Service, after: str) -> None:
+    job = service.submit()["id"]
+    for path in ("/v1/jobs", "/v1/encoders", "/v1/datasets", f"/v1/jobs/{job}/samples", f"/v1/jobs/{job}/events"):
+        answer = service.http.get(path, params={"after": after})
+        assert answer.status_code == 422, path
+        assert [(error["in"], error["pointer"]) for error in answer.json()["errors"]] == [("query", "/after")]
+    assert service.http.get("/v1/encoders", params={"after": job}).status_code == 422
+    assert service.http.get("/v1/jobs", params={"after": job}).status_code == 200
+
+
 def test_body_too_large(service: Service) -> None:
     def chunks() -> Any:
         for _ in range(9):
