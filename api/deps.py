@@ -45,6 +45,7 @@ BlobsDep = Annotated[BlobStore, Depends(get_blobs)]
 CURSOR = "Cursor: the `next` of the page before."
 AfterJob = Annotated[str | None, Query(description=CURSOR, pattern=id_pattern("job"))]
 AfterEncoder = Annotated[str | None, Query(description=CURSOR, pattern=id_pattern("enc"))]
+AfterGenerator = Annotated[str | None, Query(description=CURSOR, pattern=id_pattern("gen"))]
 AfterDataset = Annotated[str | None, Query(description=CURSOR, pattern=id_pattern("ds"))]
 AfterNumber = Annotated[int | None, Query(description=CURSOR, ge=0, le=2**63 - 1)]
 Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]

@@ -53,7 +53,11 @@ def _draws_in_one_step(model: Any) -> bool:
 
 
 class Language(Section):
-    """A language model that fills in the prompts' contextual dimensions."""
+    """A language model that fills in the prompts' contextual dimensions.
+
+    An endpoint's key does not belong in a recipe: put it into `~/.netrc` of the user that the workers run as, as the
+    password of the endpoint's host: `machine HOST login any password KEY`.
+    """
 
     kind: Literal["openai", "transformers"] = Field(description="A chat endpoint, or a local transformers model.")
     model: str = Field(description="The model's name at the endpoint, or its directory or hub id.")

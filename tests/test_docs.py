@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distillation.catalogue import SMALL_STUDENTS
 from distillation.recipe import load_recipe
 from docs.generate import OPERATIONS, PAGE, operations, page
 
@@ -35,6 +36,12 @@ def test_every_shipped_recipe_is_valid_and_headed(path: Path) -> None:
 
 def test_there_are_recipes() -> None:
     assert {path.name for path in RECIPES} >= {"default.yaml", "demo.yaml", "popp2024.yaml"}
+
+
+def test_contributing_sends_to_the_file_that_has_the_rows() -> None:
+    """A new student is a row of the catalogue."""
+    (file,) = re.findall(r"A new student: one row in `([^`]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert f'{SMALL_STUDENTS[0].architecture}"' in (ROOT / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 
 from api.archives import archive_response
-from api.deps import After, BlobsDep, CeleryDep, EngineDep, Limit, SettingsDep
+from api.deps import AfterGenerator, BlobsDep, CeleryDep, EngineDep, Limit, SettingsDep
 from api.files import BINARY, FILE_DESCRIPTION, FILE_RESPONSES, blob_response
 from api.generators import service
 from api.generators.schemas import GeneratorRead, GeneratorSummary
@@ -48,7 +48,7 @@ def create_generator(
 
 
 @router.get("", summary="List generators, newest first")
-def list_generators(engine: EngineDep, after: After = None, limit: Limit = 20) -> Page[GeneratorSummary]:
+def list_generators(engine: EngineDep, after: AfterGenerator = None, limit: Limit = 20) -> Page[GeneratorSummary]:
     return service.list_generators(engine, after=after, limit=limit)
 
 
