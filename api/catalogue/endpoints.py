@@ -23,7 +23,7 @@ async def list_students() -> Page[StudentRead]:
 
 
 @router.get("/generators", summary="Generators")
-def list_generators(engine: EngineDep) -> Page[GeneratorRead]:
+def list_usable_generators(engine: EngineDep) -> Page[GeneratorRead]:
     return Page(data=service.generators(engine), next=None)
 
 

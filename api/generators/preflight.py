@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from api.errors import FieldError, field_error
 from api.jobs.preflight import fingerprints, folder_errors, refusal
 from distillation.generator_recipe import GeneratorRecipe, classes_of, unusable_teacher
+from distillation.names import teacher_problem
 from distillation.photo_files import DatasetError
 from distillation.plan import StageTask, model_folder, plan_generator
 from state.tables import Dataset
@@ -41,6 +42,9 @@ def _dataset(session: Session, recipe: GeneratorRecipe) -> list[FieldError]:
 
 def _teacher(recipe: GeneratorRecipe) -> list[FieldError]:
     """Its directory, if it has one, must be there and describe a model that can guide a generator."""
+    if problem := teacher_problem(recipe.teacher):
+        field, message = problem
+        return [field_error(f"/teacher/{field}", message, "weights_missing")]
     folder = model_folder(recipe.teacher.model, "teacher")
     if folder is None:
         return []

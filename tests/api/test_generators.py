@@ -152,6 +152,8 @@ def test_all_wrong_fields_at_once(service: Service, tmp_path: Path) -> None:
         ("/dataset", "unknown_dataset"),
         ("/teacher/model", "weights_missing"),
     }
+    unknown = submit(service, dataset=dataset(service), teacher={"model": "ViT-B-23", "pretrained": "openai"}).json()
+    assert [error["pointer"] for error in unknown["errors"]] == ["/teacher/model"]
     plain = tmp_path / "plain"
     plain.mkdir()
     (plain / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": {"layers": 12}}}))
