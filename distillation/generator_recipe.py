@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from distillation.class_matching import match_classes
 from distillation.photo_files import DatasetError
-from distillation.recipe import ClassSpec, Domain, Teacher, distinct_classes, named_classes
+from distillation.recipe import MAX_MINUTES, MAX_STEPS, ClassSpec, Domain, Teacher, distinct_classes, named_classes
 from distillation.recipe_fields import Section
 
 DEFAULT_STEPS = 8500
@@ -39,8 +39,10 @@ class GeneratorRecipe(Section):
     size: int = Field(
         64, ge=32, le=256, multiple_of=16, description="Image side in pixels, a multiple of 16; 64 has been tried."
     )
-    steps: int | None = Field(None, ge=1, description=f"Training steps (default {DEFAULT_STEPS:,}).")
-    minutes: float | None = Field(None, gt=0, description="A time budget; the schedule is fitted to it.")
+    steps: int | None = Field(None, ge=1, le=MAX_STEPS, description=f"Training steps (default {DEFAULT_STEPS:,}).")
+    minutes: float | None = Field(
+        None, gt=0, le=MAX_MINUTES, description="A time budget; the schedule is fitted to it."
+    )
     batch_size: int = Field(
         64, ge=8, le=4096, multiple_of=8, description="Images of a step, a multiple of 8: eight of a class."
     )
