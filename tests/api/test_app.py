@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -211,4 +212,16 @@ def test_openapi(service: Service) -> None:
     for key, operation in operations.items():
         assert "HTTPValidationError" not in json.dumps(operation), key
     assert document["components"]["schemas"]["JobCreate"]["examples"]
-    assert service.http.get("/docs").status_code == 200
+
+
+def test_the_docs_work_offline(service: Service) -> None:
+    """Everything the page refers to comes from this server."""
+    page = service.http.get("/docs")
+    assert page.status_code == 200
+    assert "//" not in re.sub(r"<!--.*?-->", "", page.text, flags=re.DOTALL)
+    referred = re.findall(r"""(?:src|href)="([^"]+)"|url: '([^']+)'""", page.text)
+    paths = [src or url for src, url in referred]
+    assert len(paths) == 4  # script, style, icon, schema
+    for path in paths:
+        assert service.http.get(path).status_code == 200, path
+    assert service.http.get("/redoc").status_code == 404
