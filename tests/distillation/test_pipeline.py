@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from distillation.__main__ import app
+from distillation.pipeline import run_recipe
+from distillation.recipe import Recipe
 from tests.distillation.photo_builders import photo, write_tar
 from tests.distillation.stage_folders import NAMES
 
@@ -28,21 +31,7 @@ def test_a_job_without_the_service(
     photos: tuple[Path, Path], teacher_folder: Path, sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labelled, unlabelled = photos
-    recipe = {
-        "domain": {"name": "Colours", "classes": list(NAMES)},
-        "student": {"architecture": "test_resnet", "image_size": 48},
-        "teacher": {"model": f"local-dir:{teacher_folder}"},
-        "data": {
-            "generator": {"model": str(sd_folder), "steps": 1},
-            "images_per_class": 4,
-            "holdout": 0.5,
-            "filter": {"teacher_agrees": False, "near_constant": False},
-        },
-        "training": {"steps": 2, "batch_size": 4, "agnostic": {"source": unlabelled.name, "steps": 2}},
-        "exports": {"int8": False},
-        "evaluation": {"latency": False},
-    }
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe_of(teacher_folder, sd_folder, unlabelled.name)))
     monkeypatch.chdir(tmp_path)
     command = ["run", "recipe.json", "--out", "out", "--dataset", str(labelled)]
 
@@ -55,3 +44,28 @@ def test_a_job_without_the_service(
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0 and again.output.count("reused") == 6, again.output
     assert json.loads(Path("out/report.json").read_text()) == report
+
+
+def test_a_recipe_run_twice_gives_the_same_bytes(teacher_folder: Path, sd_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(recipe_of(teacher_folder, sd_folder))
+    encoders = [run_recipe(recipe, tmp_path / name, lambda task, event: None) for name in ("a", "b")]
+    first, second = ((encoder / "open_clip_model.safetensors").read_bytes() for encoder in encoders)
+    assert first == second and len(first) > 100_000
+
+
+def recipe_of(teacher_folder: Path, sd_folder: Path, unlabelled: str | None = None) -> dict[str, Any]:
+    agnostic = {"agnostic": {"source": unlabelled, "steps": 2}} if unlabelled else {}
+    return {
+        "domain": {"name": "Colours", "classes": list(NAMES)},
+        "student": {"architecture": "test_resnet", "image_size": 48},
+        "teacher": {"model": f"local-dir:{teacher_folder}"},
+        "data": {
+            "generator": {"model": str(sd_folder), "steps": 1},
+            "images_per_class": 4,
+            "holdout": 0.5,
+            "filter": {"teacher_agrees": False, "near_constant": False},
+        },
+        "training": {"steps": 2, "batch_size": 4, **agnostic},
+        "exports": {"int8": False},
+        "evaluation": {"latency": False},
+    }
