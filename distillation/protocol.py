@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -156,6 +157,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def peak_memory() -> int:
+    """The most memory this process has had resident, in bytes, mapped files included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kibibytes
+
+
 def write_manifest(request: Request[Any], summary: dict[str, Any], seconds: float) -> None:
     """List every output with hash and size; its presence says that the stage is done."""
     files = [
@@ -168,6 +175,7 @@ def write_manifest(request: Request[Any], summary: dict[str, Any], seconds: floa
         "shard": request.shard,
         "key": request.key,
         "seconds": round(seconds, 3),
+        "peak_memory": peak_memory(),
         "versions": versions(),
         "seed": request.recipe.seed,
         "files": files,
