@@ -25,9 +25,9 @@ from distillation.stages import prompts as stage
 
 def make_recipe(**prompts: Any) -> Recipe:
     classes = [{"name": "goldfish", "synonyms": ["Carassius auratus"]}, "trolley {bus}"]
-    return Recipe.model_validate(
-        {"domain": {"name": "things", "superclass": "thing", "classes": classes}, "data": {"prompts": prompts}}
-    )
+    domain = {"name": "things", "superclass": "thing", "classes": classes}
+    data = {"prompts": prompts, "generator": {"model": "/models/that-draws-anything"}}
+    return Recipe.model_validate({"domain": domain, "data": data})
 
 
 @pytest.mark.parametrize(("options", "most"), [(5, 30), (10, 111), (15, 265)])
