@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REAL ?=
+DATA ?= ../shared/data/tiny-imagenet
 # OpenMP threads that sleep instead of spin: several processes share a small machine without stalling each other.
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lock demo test check up bench bench-distil bench-generate starter docs clean
+.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-photos starter docs clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -49,6 +50,9 @@ bench-distil: setup  ## open_clip's distillation step and an online L2 step agai
 
 bench-generate: setup  ## A plain diffusers loop against our sampler and JPEG writer
 	$(BIN)/python -m benchmarks.generate
+
+bench-photos: setup  ## The paper's table on real photos of four domains (DATA: Tiny ImageNet parquet); hours on two cores
+	$(BIN)/python -m benchmarks.photos --data $(DATA)
 
 starter: setup  ## Train the starter weights from DATA (Tiny ImageNet parquet); hours on two cores
 	$(BIN)/python -m starter all --data $(DATA)

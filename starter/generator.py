@@ -10,7 +10,7 @@ from distillation.datasets import import_dataset, is_dataset
 from distillation.generator_recipe import GeneratorRecipe
 from distillation.pipeline import train_generator
 from distillation.plan import StageTask
-from starter.photos import class_names, training_files
+from starter.photos import class_names, files_of_classes
 
 NAMES_OF_CLASS = 2
 """Names of a class that captions use: the rest of its synonyms are Latin or rare."""
@@ -27,7 +27,7 @@ def train_starter_generator(
     """
     photos = work / "generator-photos"
     if not is_dataset(photos):
-        with training_files(data, work / "parquet", labels) as source:
+        with files_of_classes(data, "train", labels, work / "parquet") as source:
             import_dataset(source, photos)
     names = [class_names(data)[label][:NAMES_OF_CLASS] for label in labels]
     recipe = GeneratorRecipe.model_validate(

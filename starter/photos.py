@@ -47,12 +47,12 @@ def load_photos(data: Path, split: str) -> Photos:
 
 
 @contextmanager
-def training_files(data: Path, scratch: Path, labels: Collection[int]) -> Iterator[Path]:
-    """A folder ``scratch`` of the training photos of some classes only, in the form of ``data``; gone afterwards."""
+def files_of_classes(data: Path, split: str, labels: Collection[int], scratch: Path) -> Iterator[Path]:
+    """A folder ``scratch`` of one split's photos of some classes only, in the form of ``data``; gone afterwards."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     shutil.copyfile(data / "classes.tsv", scratch / "classes.tsv")
-    for path in sorted(data.glob("train*.parquet")):
+    for path in sorted(data.glob(f"{split}*.parquet")):
         table = pq.read_table(path)
         kept = pc.is_in(table["label"], pa.array(sorted(labels), table["label"].type))
         pq.write_table(table.filter(kept), scratch / path.name)

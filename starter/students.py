@@ -17,9 +17,9 @@ from distillation.protocol import Reporter, Request, file_sha256
 from distillation.recipe import Recipe
 from distillation.runner import run_stage
 from starter.classes import FOOD
-from starter.photos import class_names, training_files
+from starter.photos import class_names, files_of_classes
 
-PRESETS = ("xs", "s")
+PRESETS = ("s", "xs", "m", "l")
 
 
 def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed: int) -> Path:
@@ -27,7 +27,7 @@ def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed:
     photos = work / "photos"
     if not is_dataset(photos):
         others = set(range(len(class_names(data)))) - set(FOOD)
-        with training_files(data, work / "parquet", others) as source:
+        with files_of_classes(data, "train", others, work / "parquet") as source:
             import_dataset(source, photos)
     recipe = Recipe.model_validate(
         {

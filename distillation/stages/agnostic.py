@@ -43,7 +43,16 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     facts = facts_of(teacher, [])
     del teacher
     corpus = Corpus.open(shards, device)
-    return distil_student(request, report, corpus=corpus, training=training, teacher=facts, earlier=None, head=None)
+    start = request.inputs.get("earlier")
+    return distil_student(
+        request,
+        report,
+        corpus=corpus,
+        training=training,
+        teacher=facts,
+        earlier=start[0] if start else None,
+        head=None,
+    )
 
 
 def _phase(training: Training, agnostic: Agnostic) -> Training:

@@ -1,0 +1,74 @@
+"""The table on real photos, whole, on photos made here: few of them, few steps, two arms and both bounds."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from benchmarks.photos import __main__ as photos
+from benchmarks.photos.arms import LOSSES
+from benchmarks.photos.domains import read_domains
+from distillation.recipe import Training
+from distillation.taught_classes import taught_classes
+from starter.classes import DRAWN
+
+ARMS = ["l2", "contrastive", "real photos", "base student"]
+
+
+def write_data(folder: Path) -> None:
+    """Files like Tiny ImageNet's: class names, training and validation photos of every second class."""
+    taught = dict(zip(DRAWN, taught_classes("starter") or [], strict=True))
+    lines = ["label\twordnet_id\tnames"]
+    lines += [f"{label}\tn{label:08d}\t{', '.join(taught.get(label, [f'thing {label}']))}" for label in range(200)]
+    (folder / "classes.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rng = np.random.default_rng(0)
+    for split, each in (("train", 3), ("validation", 2)):
+        labels = [label for label in range(0, 200, 2) for _ in range(each)]
+        images = []
+        for _ in labels:
+            content = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(content, "PNG")
+            images.append({"bytes": content.getvalue(), "path": None})
+        pq.write_table(pa.table({"image": images, "label": labels}), folder / f"{split}-0.parquet")
+
+
+def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_data(tmp_path)
+    monkeypatch.setattr("benchmarks.photos.corruptions.CORRUPTIONS", ("brightness", "pixelate"))
+    out = tmp_path / "results"
+
+    def run(arms: list[str]) -> list[dict[str, object]]:
+        photos.main(tmp_path, ["food"], arms, 1, 2, 2, 10, "xs", tmp_path / "work", out)
+        results: list[dict[str, object]] = json.loads((out / "photos.json").read_text(encoding="utf-8"))
+        return results
+
+    assert [one["arm"] for one in run(ARMS[:2])] == ARMS[:2]
+    students = tmp_path / "work" / "xs-10-2" / "food"
+    changed = (students / "distil-l2-0" / "student.safetensors").stat().st_mtime_ns
+    results = {str(one["arm"]): one for one in run(ARMS)}
+    assert list(results) == ARMS
+    assert (students / "distil-l2-0" / "student.safetensors").stat().st_mtime_ns == changed, "nothing is made twice"
+    weights = {arm: results[arm]["student_synthetic"] for arm in ARMS}
+    assert all(0 <= float(str(value)) <= 1 for value in weights.values())
+    assert {one["photos"] for one in results.values()} == {14}, "two of each of the seven classes with photos"
+    assert {one["corruptions"] for one in results.values()} == {6}
+    page = (out / "photos.md").read_text(encoding="utf-8")
+    assert all(f"| {arm} |" in page for arm in ARMS) and "## Food: 15 classes, 14 photos" in page
+    assert (out / "photos-gap.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_domains_and_arms_are_the_papers(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    animals, food = read_domains(tmp_path, ["animals", "food"])
+    assert len(animals.labels) + animals.missing == 59 and (len(food.labels), food.missing) == (15, 1)
+    for losses in LOSSES.values():
+        Training.model_validate({"losses": losses})
+    with pytest.raises(ValueError, match="there are animals, food, vehicles, places"):
+        read_domains(tmp_path, ["cars"])
