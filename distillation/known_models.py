@@ -47,7 +47,7 @@ class LossRow:
 
 
 TEACHERS = (
-    TeacherRow("starter", None, 64, 256, 0, 0, "non-commercial (trained on Tiny ImageNet photos)", "works offline"),
+    TeacherRow("starter", None, 96, 256, 0, 0, "non-commercial (trained on Tiny ImageNet photos)", "works offline"),
     TeacherRow("ViT-B-32", "datacomp_xl_s13b_b90k", 224, 512, 87_849_216, 151_277_313, "MIT", "the paper's teacher"),
     TeacherRow("ViT-B-32", "laion2b_s34b_b79k", 224, 512, 87_849_216, 151_277_313, "MIT"),
     TeacherRow("ViT-B-16", "datacomp_xl_s13b_b90k", 224, 512, 86_192_640, 149_620_737, "MIT"),

@@ -33,7 +33,7 @@ def teacher(data: Data, work: Work = WORK, steps: int = 6000, batch_size: int = 
 
 
 @app.command()
-def generator(data: Data, work: Work = WORK, steps: int = 8500, batch_size: int = 64) -> None:
+def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int = 64) -> None:
     """Train the generator on the photos of its classes."""
     work.mkdir(parents=True, exist_ok=True)
     train_starter_generator(
@@ -50,7 +50,7 @@ def generator(data: Data, work: Work = WORK, steps: int = 8500, batch_size: int 
 
 
 @app.command()
-def students(data: Data, work: Work = WORK, steps: int = 1000) -> None:
+def students(data: Data, work: Work = WORK, steps: int = 800) -> None:
     """Train the base students on unlabelled photos."""
     work.mkdir(parents=True, exist_ok=True)
     for preset in PRESETS:
