@@ -12,7 +12,7 @@ import typer
 from distillation.plan import STARTER
 from distillation.taught_classes import write_taught_classes
 from starter import scores as scoring
-from starter.classes import DRAWN, GENERATED
+from starter.classes import GENERATED
 from starter.generator import train_starter_generator
 from starter.photos import class_names
 from starter.students import PRESETS, train_base_student
@@ -46,7 +46,7 @@ def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int 
         seed=SEED,
     )
     names = class_names(data)
-    write_taught_classes(STARTER / "generator", [names[label][:2] for label in DRAWN])
+    write_taught_classes(STARTER / "generator", [names[label][:2] for label in GENERATED])
 
 
 @app.command()

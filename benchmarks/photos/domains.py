@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillation.datasets import import_dataset, is_dataset
-from starter.classes import DRAWN
+from starter.classes import GENERATED
 from starter.photos import class_names, files_of_classes
 
 LABELS: dict[str, tuple[int, ...]] = {
@@ -53,7 +53,7 @@ def read_domains(data: Path, wanted: list[str]) -> list[PhotoDomain]:
     names = class_names(data)
     domains = []
     for name in wanted:
-        labels = tuple(label for label in LABELS[name] if label in DRAWN)
+        labels = tuple(label for label in LABELS[name] if label in GENERATED)
         uses = Counter(one for label in labels for one in dict.fromkeys(n.casefold() for n in names[label]))
         classes = tuple(
             (names[label][0], *(n for n in dict.fromkeys(names[label][1:]) if uses[n.casefold()] == 1))

@@ -17,14 +17,14 @@ from benchmarks.photos.arms import LOSSES
 from benchmarks.photos.domains import read_domains
 from distillation.recipe import Training
 from distillation.taught_classes import taught_classes
-from starter.classes import DRAWN
+from starter.classes import GENERATED
 
 ARMS = ["l2", "contrastive", "real photos", "base student"]
 
 
 def write_data(folder: Path) -> None:
     """Files like Tiny ImageNet's: class names, training and validation photos of every second class."""
-    taught = dict(zip(DRAWN, taught_classes("starter") or [], strict=True))
+    taught = dict(zip(GENERATED, taught_classes("starter") or [], strict=True))
     lines = ["label\twordnet_id\tnames"]
     lines += [f"{label}\tn{label:08d}\t{', '.join(taught.get(label, [f'thing {label}']))}" for label in range(200)]
     (folder / "classes.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -57,17 +57,17 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
     assert (students / "distil-l2-0" / "student.safetensors").stat().st_mtime_ns == changed, "nothing is made twice"
     weights = {arm: results[arm]["student_synthetic"] for arm in ARMS}
     assert all(0 <= float(str(value)) <= 1 for value in weights.values())
-    assert {one["photos"] for one in results.values()} == {14}, "two of each of the seven classes with photos"
+    assert {one["photos"] for one in results.values()} == {16}, "two of each of the eight classes with photos"
     assert {one["corruptions"] for one in results.values()} == {6}
     page = (out / "photos.md").read_text(encoding="utf-8")
-    assert all(f"| {arm} |" in page for arm in ARMS) and "## Food: 15 classes, 14 photos" in page
+    assert all(f"| {arm} |" in page for arm in ARMS) and "## Food: 16 classes, 16 photos" in page
     assert (out / "photos-gap.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_domains_and_arms_are_the_papers(tmp_path: Path) -> None:
     write_data(tmp_path)
     animals, food = read_domains(tmp_path, ["animals", "food"])
-    assert len(animals.labels) + animals.missing == 59 and (len(food.labels), food.missing) == (15, 1)
+    assert len(animals.labels) + animals.missing == 59 and (len(food.labels), food.missing) == (16, 0)
     for losses in LOSSES.values():
         Training.model_validate({"losses": losses})
     with pytest.raises(ValueError, match="there are animals, food, vehicles, places"):
