@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -100,5 +101,5 @@ class DomainBench:
         if not (out / "manifest.json").is_file():
             console.print(f"{self._domain.name}: {stage} {name}", highlight=False)
             shutil.rmtree(out, ignore_errors=True)
-            run_stage(Request(stage, shard, key or name, recipe, inputs, out), Reporter())
+            run_stage(Request(stage, shard, key or name, recipe, inputs, out), Reporter(io.StringIO()))  # no JSON lines
         return out
