@@ -34,6 +34,9 @@ LOSSES: dict[str, dict[str, float]] = {
 }
 """The paper's losses, then CLIP-KD's with its task loss. Its ICL is ``contrastive`` here: the text tower is frozen."""
 
+BASE_PHOTOS = {"max_images": 30_000, "views": 1}
+"""Of the base student: many photos, each seen in one view."""
+
 REAL, UNTOUCHED = "real photos", "base student"
 ARMS = (*LOSSES, REAL, UNTOUCHED)
 
@@ -54,14 +57,16 @@ class DomainBench:
         self._other_photos = photos_of(data, "train", domain.others, self._work / "other-photos")
         self.recipe = self._recipe({"l2": 1})
         self.shards = self._generate()
-        self._base_student = self._learn_photos("base", self._other_photos, agnostic_steps, [], 0)
+        base_recipe = self._recipe({"l2": 1}, 0, self._other_photos, agnostic_steps, **BASE_PHOTOS)
+        self._base_student = self._learn_photos("base", base_recipe, self._other_photos, [])
 
     def student(self, arm: str, seed: int) -> Path:
         """The folder of the arm's student."""
         if arm == UNTOUCHED:
             return self._base_student
         if arm == REAL:
-            return self._learn_photos(f"real-{seed}", self._domain_photos, self._steps, [self._base_student], seed)
+            recipe = self._recipe({"l2": 1}, seed, self._domain_photos, self._steps)
+            return self._learn_photos(f"real-{seed}", recipe, self._domain_photos, [self._base_student])
         recipe = self._recipe(LOSSES[arm], seed)
         inputs = {"generate": self.shards, "agnostic": [self._base_student]}
         return self._run("distil", f"{arm}-{seed}", recipe, inputs)
@@ -73,8 +78,18 @@ class DomainBench:
         content: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         return content
 
-    def _recipe(self, losses: dict[str, float], seed: int = 0, agnostic: dict[str, Any] | None = None) -> Recipe:
-        training = {**self._base["training"], "losses": losses, "seed": seed, "agnostic": agnostic}
+    def _recipe(
+        self,
+        losses: dict[str, float],
+        seed: int = 0,
+        photos: Path | None = None,
+        steps: int = 0,
+        *,
+        max_images: int = 100_000,
+        views: int = 4,
+    ) -> Recipe:
+        agnostic = {"source": str(photos), "steps": steps, "max_images": max_images} if photos else None
+        training = {**self._base["training"], "losses": losses, "seed": seed, "views": views, "agnostic": agnostic}
         classes = [{"name": name, "synonyms": others} for name, *others in self._domain.classes]
         domain = {"name": self._domain.name, "classes": classes}
         return Recipe.model_validate(
@@ -88,11 +103,9 @@ class DomainBench:
         inputs = {"prompts": prompts}
         return [self._run("generate", str(task.shard), self.recipe, inputs, task.shard, task.key) for task in shards]
 
-    def _learn_photos(self, name: str, photos: Path, steps: int, earlier: list[Path], seed: int) -> Path:
+    def _learn_photos(self, name: str, recipe: Recipe, photos: Path, earlier: list[Path]) -> Path:
         """L2 on unlabelled photos, the product's domain-agnostic phase."""
-        agnostic = {"source": str(photos), "steps": steps}
-        inputs = {"agnostic_source": [photos], "earlier": earlier}
-        return self._run("agnostic", name, self._recipe({"l2": 1}, seed, agnostic), inputs)
+        return self._run("agnostic", name, recipe, {"agnostic_source": [photos], "earlier": earlier})
 
     def _run(
         self, stage: str, name: str, recipe: Recipe, inputs: dict[str, list[Path]], shard: int = 0, key: str = ""
