@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from distillation.protocol import write_atomically
 from state.blobs import BlobStore
 from state.database import make_engine
 from state.migrate import upgrade
@@ -86,7 +87,7 @@ def serve(settings: Settings, stop: threading.Event, ready_file: Path | None) ->
                 )
                 if ready_file is not None:
                     ready_file.parent.mkdir(parents=True, exist_ok=True)
-                    ready_file.write_text(url + "\n", encoding="utf-8")
+                    write_atomically(ready_file, url + "\n")  # whoever waits for it reads it at once
             _watch(components, stop)
         finally:
             stop.set()
