@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -105,7 +105,11 @@ def catalogue(
 
 
 def download_files(session: Session, encoder_id: str, folder: Path, name: str | None = None) -> list[Path]:
-    """Download with a bar for each file."""
+    return with_bars(session, lambda on_bytes: session.service.download(encoder_id, folder, name, on_bytes))
+
+
+def with_bars(session: Session, download: Callable[[Callable[[File, int], None]], list[Path]]) -> list[Path]:
+    """Run a download with a bar for each file; it tells how many bytes of which file are there."""
     with transfer_display(session.err) as bars:
         rows: dict[str, TaskID] = {}
 
@@ -114,7 +118,7 @@ def download_files(session: Session, encoder_id: str, folder: Path, name: str | 
                 rows[file["name"]] = bars.add_task(file["name"], total=file["size"])
             bars.update(rows[file["name"]], completed=size)
 
-        return session.service.download(encoder_id, folder, name, on_bytes)
+        return download(on_bytes)
 
 
 def files_table(files: Iterable[File]) -> Group:

@@ -7,17 +7,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.progress import TaskID
 from rich.text import Text
 
-from stillroom.cli_encoders import files_table
-from stillroom.cli_session import EXIT_CODES, JsonFlag, Session, open_session
+from stillroom.cli_encoders import files_table, with_bars
+from stillroom.cli_session import EXIT_CODES, JsonFlag, open_session
 from stillroom.cli_submit import wait_for
-from stillroom.progress import transfer_display
 from stillroom.recipes import read_recipe
 from stillroom.rendering import generators_table
 from stillroom.report_view import generator_report_view
-from stillroom.schemas import File, Generator
+from stillroom.schemas import Generator
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,7 +109,9 @@ def download(
 ) -> None:
     """Download a generator's pipeline directory. Run it again after a break and it goes on where it stopped."""
     with open_session(context, as_json) as session:
-        names = [str(path) for path in _download(session, generator, to or Path(generator))]
+        folder = to or Path(generator)
+        paths = with_bars(session, lambda on_bytes: session.service.download_generator(generator, folder, on_bytes))
+        names = [str(path) for path in paths]
         session.show({"generator_id": generator, "files": names}, lambda: Text("\n".join(names)))
 
 
@@ -121,18 +121,6 @@ def delete(context: typer.Context, generator: GeneratorId, as_json: JsonFlag = F
     with open_session(context, as_json) as session:
         session.service.delete_generator(generator)
         session.show({"id": generator, "deleted": True}, lambda: Text(f"{generator} is deleted"))
-
-
-def _download(session: Session, generator: str, folder: Path) -> list[Path]:
-    with transfer_display(session.err) as bars:
-        rows: dict[str, TaskID] = {}
-
-        def on_bytes(file: File, size: int) -> None:
-            if file["name"] not in rows:
-                rows[file["name"]] = bars.add_task(file["name"], total=file["size"])
-            bars.update(rows[file["name"]], completed=size)
-
-        return session.service.download_generator(generator, folder, on_bytes)
 
 
 def generator_view(generator: Generator) -> RenderableType:
