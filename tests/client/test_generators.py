@@ -5,34 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from stillroom.client import Stillroom
 from stillroom.errors import Conflict, Invalid, NotFound
 
-from state.settings import Settings
-from tests.api.conftest import Service, serve
+from tests.api.conftest import Service
 from tests.api.seeds import CLASSES, finish_job, picture, recipe
 from tests.client.conftest import Run
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serve(Settings(home=tmp_path_factory.mktemp("home")), tmp_path_factory.mktemp("scratch")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def url(real: Service) -> str:
     return str(real.http.base_url)
-
-
-@pytest.fixture(scope="module")
-def service(url: str) -> Iterator[Stillroom]:
-    with Stillroom(url) as connected:
-        yield connected
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,8 @@ from tests.client.conftest import Run
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serve(Settings(home=tmp_path_factory.mktemp("home")), tmp_path_factory.mktemp("scratch")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def url(real: Service) -> str:
     return str(real.http.base_url)
-
-
-@pytest.fixture(scope="module")
-def service(url: str) -> Iterator[Stillroom]:
-    with Stillroom(url) as connected:
-        yield connected
 
 
 @pytest.fixture(scope="module")
