@@ -92,13 +92,13 @@ LOSSES = (
         "contrastive",
         "mean of InfoNCE(s, text) and InfoNCE(text, s), text = the teacher's features of the images' prompts",
         "arXiv 2404.16637",
-        "learns spurious features of synthetic images; for comparison. CLIP-KD's task loss, and its ICL's student half",
+        "learns spurious features of synthetic images; for comparison. CLIP-KD's task loss",
     ),
     LossRow(
         "crd",
         "mean of KL(t || s) of the softmax of images over texts and of texts over images, at the teacher's temperature",
         "CLIP-KD's CRD, arXiv 2307.12732",
-        "weight 1; CLIP-KD's unified sum is crd 1, mse 2000, contrastive 1",
+        "weight 1; CLIP-KD's unified sum is crd 1, mse 2000, icl 1, contrastive 1",
     ),
     LossRow(
         "mfd",
@@ -111,6 +111,12 @@ LOSSES = (
         "squared differences of the gradients of InfoNCE(s, u) and InfoNCE(u, s) from the teacher's, by image and text",
         "CLIP-KD's GD, arXiv 2307.12732",
         "weight 1e8 * (n / 1024)^2",
+    ),
+    LossRow(
+        "icl",
+        "mean of InfoNCE(s, text) and InfoNCE(text, t); the second has no gradient, for the texts are the teacher's",
+        "CLIP-KD's ICL, arXiv 2307.12732",
+        "weight 1",
     ),
     LossRow(
         "afd",

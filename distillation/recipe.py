@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from distillation.recipe_data import Data
 from distillation.recipe_fields import Section, is_local, located
 
-LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive", "crd", "mfd", "gd", "afd"]
+LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive", "crd", "mfd", "gd", "icl", "afd"]
 SizePreset = Literal["xs", "s", "m", "l"]
 BUDGETS = ("max_params", "fewer_params", "max_macs")
 MAX_CLASSES = 5000
@@ -179,8 +179,8 @@ class Training(Section):
         {"l2": 1.0},
         min_length=1,
         description="Losses and their weights, summed. CLIP-KD's, with its weights: `crd` 1, `mse` (its FD) 2000, "
-        "`mfd` 2000, `contrastive` (its task loss, which has its ICL in it) 1, `afd` 1, `gd` 1e8 * (n / 1024)^2 for "
-        "batches of n; its unified sum is `{crd: 1, mse: 2000, contrastive: 1}`.",
+        "`mfd` 2000, `icl` 1, `afd` 1, `gd` 1e8 * (n / 1024)^2 for batches of n, each beside `contrastive` (its task "
+        "loss) 1; its unified sum is `{crd: 1, mse: 2000, icl: 1, contrastive: 1}`.",
     )
     optimizer: Literal["adamw", "sgd", "lion", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0, le=10, description="Peak learning rate.")

@@ -4,8 +4,8 @@ Shapes everywhere: student and teacher features ``(n, d)``, L2-normalised; a sca
 argument is about the same image (the teacher saw the same crop).
 
 CLIP-KD (arXiv 2307.12732) trains a text tower too; here the student has the teacher's, so both share the text features
-``u``. What is left of its losses: ``crd``, ``mfd``, ``gd``, ``afd``; its FD is ``mse`` (the text half is zero), its
-task loss is ``contrastive``, which has its ICL in it. Its unified sum is ``{crd: 1, mse: 2000, contrastive: 1}``.
+``u``. What is left of its losses: ``crd``, ``mfd``, ``gd``, ``icl``, ``afd``; its FD is ``mse`` (the text half is zero),
+its task loss is ``contrastive``. Its unified sum is ``{crd: 1, mse: 2000, icl: 1, contrastive: 1}``.
 """
 
 from __future__ import annotations
@@ -72,14 +72,23 @@ def contrastive(student: Tensor, captions: Tensor, caption: Tensor, scale: float
         caption: index of each image's caption ``(n,)``.
 
     Equal to the paper's where every image of the batch has its own caption. Images that share one are all positives
-    of it, else the loss would push apart what the text cannot tell apart.
-
-    It is CLIP-KD's task loss too, and stands for its ICL, ``(InfoNCE(s, u) + InfoNCE(u, t)) / 2`` with shared text
-    features: the first half is in here, and the second holds no student, so it has no gradient.
+    of it, else the loss would push apart what the text cannot tell apart. It is CLIP-KD's task loss too.
     """
     logits = scale * student @ captions[caption].t()
     positives = _positives(caption, logits)
     return (F.cross_entropy(logits, positives) + F.cross_entropy(logits.t(), positives)) / 2
+
+
+def icl(student: Tensor, teacher: Tensor, captions: Tensor, caption: Tensor, scale: float) -> Tensor:
+    """``(InfoNCE(s, u) + InfoNCE(u, t)) / 2``, CLIP-KD's interactive contrastive learning (weight 1).
+
+    Its second half contrasts the student's texts with the teacher's images. The student's texts are the teacher's here,
+    so that half has no gradient and is there for the value only. ``captions`` and ``caption`` as in :func:`contrastive`.
+    """
+    texts = captions[caption]
+    positives = _positives(caption, student)
+    halves = (scale * student @ texts.t(), scale * texts @ teacher.t())
+    return torch.stack([F.cross_entropy(logits, positives) for logits in halves]).mean()
 
 
 def crd(student: Tensor, teacher: Tensor, captions: Tensor, caption: Tensor, scale: float) -> Tensor:
@@ -175,10 +184,11 @@ LOSSES: dict[str, Callable[[Batch], Tensor]] = {
     "crd": _with_captions("crd", lambda b, u, index: crd(b.student, b.teacher, u, index, b.scale)),
     "mfd": _mfd,
     "gd": _with_captions("gd", lambda b, u, index: gd(b.student, b.teacher, u, index, b.scale)),
+    "icl": _with_captions("icl", lambda b, u, index: icl(b.student, b.teacher, u, index, b.scale)),
     "afd": _with_captions("afd", _afd),
 }
 
-NEED_CAPTIONS = frozenset({"contrastive", "crd", "gd", "afd"})
+NEED_CAPTIONS = frozenset({"contrastive", "crd", "gd", "icl", "afd"})
 """Losses that images without a text cannot have."""
 
 

@@ -29,10 +29,11 @@ LOSSES: dict[str, dict[str, float]] = {
     "fd": {"mse": 2000, "contrastive": 1},
     "mfd": {"mfd": 2000, "contrastive": 1},
     "gd": {"gd": CLIP_KD_GD, "contrastive": 1},
+    "icl": {"icl": 1, "contrastive": 1},
     "afd": {"afd": 1, "contrastive": 1},
-    "unified": {"crd": 1, "mse": 2000, "contrastive": 1},
+    "unified": {"crd": 1, "mse": 2000, "icl": 1, "contrastive": 1},
 }
-"""The paper's losses, then CLIP-KD's with its task loss. Its ICL is ``contrastive`` here: the text tower is frozen."""
+"""The paper's losses, then CLIP-KD's with its task loss."""
 
 BASE_PHOTOS = {"max_images": 30_000, "views": 1}
 """Of the base student: many photos, each seen in one view."""

@@ -93,7 +93,6 @@ def _head(results: list[dict[str, Any]]) -> list[str]:
         "images of the domain only, from a base student that has seen photos of all other classes; top-1 in per cent.",
         "`real - teacher` is the distance from the teacher on photos, `gap` is held-out synthetic minus real beyond",
         "the teacher's own, `corrupted` is real photos under ImageNet-C's corruptions at severities 1, 3 and 5.",
-        "CLIP-KD's `icl` is `contrastive` here, for the text tower is frozen.",
         "",
         f"{one['architecture']}, {one['params'] / 1e6:.2f} M parameters, {one['saving_vs_image_tower']:.1%} fewer than",
         f"the teacher's image tower; {one['steps']} steps of 128; {seeds} seed(s). {one['machine']['cpu']}, "

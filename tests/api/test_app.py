@@ -193,7 +193,7 @@ def test_catalogue(service: Service) -> None:
     assert found["teachers"][0]["model"] == "starter" == found["generators"][0]["model"]
     presets = {(row["tier"], row["preset"]) for row in found["students"] if row["preset"]}
     assert presets == {(tier, size) for tier in ("small", "full") for size in ("xs", "s", "m", "l")}
-    clip_kd = {"crd", "mfd", "gd", "afd"}
+    clip_kd = {"crd", "mfd", "gd", "icl", "afd"}
     assert {row["name"] for row in found["losses"]} == {"l2", "mse", "cosine", "i2i", "contrastive"} | clip_kd
 
 
