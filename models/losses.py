@@ -4,8 +4,8 @@ Shapes everywhere: student and teacher features ``(n, d)``, L2-normalised; a sca
 argument is about the same image (the teacher saw the same crop).
 
 CLIP-KD (arXiv 2307.12732) trains a text tower too; here the student has the teacher's, so both share the text features
-``u``. What is left of its losses: ``crd``, ``mfd``, ``gd``, ``icl``, ``afd``; its FD is ``mse`` (the text half is zero),
-its task loss is ``contrastive``. Its unified sum is ``{crd: 1, mse: 2000, icl: 1, contrastive: 1}``.
+``u``. What is left of its losses: ``crd``, ``mfd``, ``gd``, ``icl``, ``afd``; its FD is ``mse`` (the text half is
+zero), its task loss is ``contrastive``. Its unified sum is ``{crd: 1, mse: 2000, icl: 1, contrastive: 1}``.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def contrastive(student: Tensor, captions: Tensor, caption: Tensor, scale: float
 def icl(student: Tensor, teacher: Tensor, captions: Tensor, caption: Tensor, scale: float) -> Tensor:
     """``(InfoNCE(s, u) + InfoNCE(u, t)) / 2``, CLIP-KD's interactive contrastive learning (weight 1).
 
-    Its second half contrasts the student's texts with the teacher's images. The student's texts are the teacher's here,
-    so that half has no gradient and is there for the value only. ``captions`` and ``caption`` as in :func:`contrastive`.
+    Its second half contrasts the student's texts with the teacher's images. The student's texts are the teacher's, so
+    that half has no gradient and is there for the value only. ``captions`` and ``caption`` as in :func:`contrastive`.
     """
     texts = captions[caption]
     positives = _positives(caption, student)
