@@ -1,4 +1,4 @@
-"""The results of ``python -m benchmarks.photos``: one JSON file, a page and two plots made from it."""
+"""The results of ``python -m benchmarks.photos``: one JSON file, and a page made from it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 from benchmarks.harness import console, machine
 from benchmarks.photos.arms import ARMS
-from benchmarks.photos.domains import PhotoDomain
+from benchmarks.photos.domains import DOMAINS, TUNING, PhotoDomain
+from benchmarks.photos.plots import plot_gap, plot_sizes
 from distillation.protocol import versions, write_atomically
 
-matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "stillroom"  # the same results give the same file
 FILE = "photos.json"
+Results = list[dict[str, Any]]
 
 
 def add_result(
     out: Path, *, domain: PhotoDomain, arm: str, seed: int, steps: int, report: dict[str, Any], extra: dict[str, Any]
 ) -> None:
-    """Add one student's figures, or replace those of the same domain, arm and seed."""
+    """Add one student's figures, or replace those of the same domain, arm, seed, student and length."""
     student, real, synthetic = report["student"], report["real"], report["synthetic"]
     result = {
         "domain": domain.name,
@@ -45,7 +43,7 @@ def add_result(
         "versions": versions(),
         **extra,
     }
-    same = ("domain", "arm", "seed")
+    same = ("domain", "arm", "seed", "steps", "architecture", "params")
     kept = [one for one in _read(out) if any(one[key] != result[key] for key in same)]
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / FILE, json.dumps([*kept, result], indent=1) + "\n")
@@ -54,99 +52,120 @@ def add_result(
 def write_results(out: Path) -> None:
     """Write ``photos.md`` and the plots from ``photos.json``."""
     results = _read(out)
+    measured = [one for one in results if one["domain"] in DOMAINS]
     write_atomically(out / "photos.md", page(results))
-    _plot(results, out / "photos-gap.svg")
-    console.print(f"written: {out / FILE}, {out / 'photos.md'}, {out / 'photos-gap.svg'}")
+    if measured:
+        plot_gap(_largest_table(measured), out / "photos-gap.svg")
+        plot_sizes([one for one in measured if one["arm"] == "l2"], out / "photos-sizes.svg")
+    console.print(f"written: {out / FILE}, {out / 'photos.md'} and its plots")
 
 
-def page(results: list[dict[str, Any]]) -> str:
-    """The tables, one for each domain and one of the means over domains, in Markdown."""
-    domains = list(dict.fromkeys(one["domain"] for one in results))
-    lines = ["# Students on real photos", "", *_head(results), ""]
-    for name in domains:
+def page(results: Results) -> str:
+    """The page in Markdown: a table for each domain and of their mean, one of student sizes, one of levers."""
+    lines = ["# Students on real photos", "", *_explanation(), ""]
+    if measured := [one for one in results if one["domain"] in DOMAINS]:
+        lines += _domains(_largest_table(measured)) + _sizes([one for one in measured if one["arm"] == "l2"])
+    if tried := [one for one in results if one["domain"] == TUNING]:
+        lines += _levers(tried)
+    return "\n".join(lines)
+
+
+def _explanation() -> list[str]:
+    return [
+        "Written by `python -m benchmarks.photos`; every figure is in `photos.json`. Students are trained on synthetic",
+        "images of the domain only, from a base student that has seen no photo of its classes; top-1 in per cent.",
+        "`real - teacher` is the distance from the teacher on photos, `gap` is held-out synthetic minus real beyond",
+        "the teacher's own, `corrupted` is real photos under ImageNet-C's corruptions at severities 1, 3 and 5.",
+    ]
+
+
+def _setting(results: Results) -> str:
+    one, seeds = results[-1], len({result["seed"] for result in results})
+    return (
+        f"{one['architecture']}, {one['params'] / 1e6:.2f} M parameters, {one['saving_vs_image_tower']:.1%} fewer than "
+        f"the teacher's image tower; {one['steps']} steps of 128; {seeds} seed(s). {one['machine']['cpu']}, "
+        f"{one['machine']['threads']} threads, GPU: {one['machine']['gpu'] or 'none'}, "
+        f"torch {one['versions']['torch']}, Python {one['versions']['python']}."
+    )
+
+
+def _domains(results: Results) -> list[str]:
+    lines = [_setting(results), ""]
+    names = list(dict.fromkeys(one["domain"] for one in results))
+    for name in names:
         chosen = [one for one in results if one["domain"] == name]
         first = chosen[0]
+        missing = first["missing_classes"]
+        left_out = f" {missing} classes that the generator cannot draw are left out." if missing else ""
         lines += [
             f"## {name.capitalize()}: {first['classes']} classes, {first['photos']} photos",
             "",
             f"The teacher has {first['teacher_real']:.1%} on the photos and {first['teacher_corrupted']:.1%} on "
-            f"corrupted ones; chance is {1 / first['classes']:.1%}. "
-            + (
-                f"{first['missing_classes']} classes that the generator cannot draw are left out."
-                if first["missing_classes"]
-                else ""
-            ),
+            f"corrupted ones; chance is {1 / first['classes']:.1%}.{left_out}",
             "",
-            *_table(chosen),
+            *_table(chosen, list(ARMS)),
             "",
         ]
-    if len(domains) > 1:
-        lines += ["## Mean over the domains", "", *_table(results), ""]
-    return "\n".join([*lines, "![accuracy on synthetic images against accuracy on real photos](photos-gap.svg)", ""])
+    if len(names) > 1:
+        lines += ["## Mean over the domains", "", *_table(results, list(ARMS)), ""]
+    return [*lines, "![accuracy on synthetic images against accuracy on real photos](photos-gap.svg)", ""]
 
 
-def _head(results: list[dict[str, Any]]) -> list[str]:
-    one = results[-1]
-    seeds = len({result["seed"] for result in results})
-    return [
-        "Written by `python -m benchmarks.photos`; every figure is in `photos.json`. Students are trained on synthetic",
-        "images of the domain only, from a base student that has seen photos of all other classes; top-1 in per cent.",
-        "`real - teacher` is the distance from the teacher on photos, `gap` is held-out synthetic minus real beyond",
-        "the teacher's own, `corrupted` is real photos under ImageNet-C's corruptions at severities 1, 3 and 5.",
-        "",
-        f"{one['architecture']}, {one['params'] / 1e6:.2f} M parameters, {one['saving_vs_image_tower']:.1%} fewer than",
-        f"the teacher's image tower; {one['steps']} steps of 128; {seeds} seed(s). {one['machine']['cpu']}, "
-        f"{one['machine']['threads']} threads, GPU: {one['machine']['gpu'] or 'none'}, "
-        f"torch {one['versions']['torch']}, Python {one['versions']['python']}.",
-    ]
+def _sizes(results: Results) -> list[str]:
+    students = sorted({(one["params"], one["steps"]) for one in results})
+    rows = ["## Student sizes, `l2`", "", "| student | parameters | fewer | steps | domains | real | real - teacher |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    for params, steps in students:
+        chosen = [one for one in results if (one["params"], one["steps"]) == (params, steps)]
+        real, teacher = (_mean(chosen, key) for key in ("student_real", "teacher_real"))
+        rows.append(
+            f"| {chosen[0]['architecture']} | {params:,} | {chosen[0]['saving_vs_image_tower']:.1%} | {steps} "
+            f"| {len({one['domain'] for one in chosen})} | {real:.1f} | {real - teacher:+.1f} |"
+        )
+    return [*rows, "", "![accuracy against parameters](photos-sizes.svg)", ""]
 
 
-def _table(results: list[dict[str, Any]]) -> list[str]:
+def _levers(results: Results) -> list[str]:
+    names = list(dict.fromkeys(one["arm"] for one in results))
+    text = (
+        f"Tried on {results[-1]['classes']} classes of no measured domain, with training photos of them that the base "
+        "student had not seen. What pays is decided by `agreement` with the teacher on these and by held-out synthetic "
+        "images."
+    )
+    return ["## Levers", "", text, "", _setting(results), "", *_table(results, names), ""]
+
+
+def _table(results: Results, arms: list[str]) -> list[str]:
     rows = [
         "| arm | real | real - teacher | synthetic | gap | corrupted | agreement |",
         "|---|---|---|---|---|---|---|",
     ]
-    for arm in ARMS:
+    for arm in arms:
         if not (chosen := [one for one in results if one["arm"] == arm]):
             continue
-        mean = {key: 100 * statistics.fmean(one[key] for one in chosen) for key in _FIGURES}
-        gap = (mean["student_synthetic"] - mean["student_real"]) - (mean["teacher_synthetic"] - mean["teacher_real"])
+        real, synthetic, corrupted = (_mean(chosen, f"student_{key}") for key in ("real", "synthetic", "corrupted"))
+        teacher = _mean(chosen, "teacher_real")
+        gap = (synthetic - real) - (_mean(chosen, "teacher_synthetic") - teacher)
         rows.append(
-            f"| {arm} | {mean['student_real']:.1f} | {mean['student_real'] - mean['teacher_real']:+.1f} "
-            f"| {mean['student_synthetic']:.1f} | {gap:+.1f} | {mean['student_corrupted']:.1f} "
-            f"| {mean['agreement_real']:.1f} |"
+            f"| {arm} | {real:.1f} | {real - teacher:+.1f} | {synthetic:.1f} | {gap:+.1f} | {corrupted:.1f} "
+            f"| {_mean(chosen, 'agreement_real'):.1f} |"
         )
     return rows
 
 
-_FIGURES = (
-    "student_real", "teacher_real", "student_synthetic", "teacher_synthetic", "student_corrupted", "agreement_real"
-)  # fmt: skip
+def _mean(results: Results, key: str) -> float:
+    """In per cent."""
+    return 100 * statistics.fmean(one[key] for one in results)
 
 
-def _plot(results: list[dict[str, Any]], file: Path) -> None:
-    """Real against synthetic accuracy: an arm far to the right of the others has learnt what only synthetic has."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
-    domains = list(dict.fromkeys(one["domain"] for one in results))
-    for name, marker in zip(domains, "osD^", strict=False):
-        for number, arm in enumerate(ARMS):
-            chosen = [one for one in results if (one["domain"], one["arm"]) == (name, arm)]
-            if chosen:
-                x, y = (
-                    100 * statistics.fmean(one[key] for one in chosen) for key in ("student_synthetic", "student_real")
-                )
-                axes.scatter(x, y, marker=marker, color=f"C{number % 10}", s=45)
-                axes.annotate(arm, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=7)
-        axes.scatter([], [], marker=marker, color="grey", label=name)
-    axes.set(xlabel="top-1 on held-out synthetic images, %", ylabel="top-1 on real photos, %")
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-    figure.savefig(file, metadata={"Date": None})
-    pyplot.close(figure)
+def _largest_table(results: Results) -> Results:
+    """The results of the student and length that most arms were run with."""
+    groups: dict[tuple[int, int], Results] = {}
+    for one in results:
+        groups.setdefault((one["params"], one["steps"]), []).append(one)
+    return max(groups.values(), key=len)
 
 
-def _read(out: Path) -> list[dict[str, Any]]:
+def _read(out: Path) -> Results:
     path = out / FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []

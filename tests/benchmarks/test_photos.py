@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.photos import __main__ as photos
-from benchmarks.photos.arms import LOSSES
-from benchmarks.photos.domains import read_domains
-from distillation.recipe import Training
+from benchmarks.photos.arms import LOSSES, levers
+from benchmarks.photos.bench import merged
+from benchmarks.photos.domains import DOMAINS, LABELS, TUNING, read_domains
+from distillation.recipe import Recipe, Training
 from distillation.taught_classes import taught_classes
 from starter.classes import GENERATED
 
@@ -45,12 +46,13 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
     out = tmp_path / "results"
 
     def run(arms: list[str]) -> list[dict[str, object]]:
-        photos.main(tmp_path, ["food"], arms, 1, 2, 2, 10, "xs", tmp_path / "work", out)
+        options = {"seeds": 1, "steps": 2, "base_steps": 2, "images_per_class": 10, "fewer_params": 96.0}
+        photos.main(tmp_path, ["food"], arms, False, **options, work=tmp_path / "work", out=out)  # type: ignore[arg-type]
         results: list[dict[str, object]] = json.loads((out / "photos.json").read_text(encoding="utf-8"))
         return results
 
     assert [one["arm"] for one in run(ARMS[:2])] == ARMS[:2]
-    students = tmp_path / "work" / "xs-10-2" / "food"
+    students = tmp_path / "work" / "96-10-2-2" / "food"
     changed = (students / "distil-l2-0" / "student.safetensors").stat().st_mtime_ns
     results = {str(one["arm"]): one for one in run(ARMS)}
     assert list(results) == ARMS
@@ -61,7 +63,8 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
     assert {one["corruptions"] for one in results.values()} == {6}
     page = (out / "photos.md").read_text(encoding="utf-8")
     assert all(f"| {arm} |" in page for arm in ARMS) and "## Food: 16 classes, 16 photos" in page
-    assert (out / "photos-gap.svg").read_text(encoding="utf-8").startswith("<?xml")
+    for plot in ("photos-gap.svg", "photos-sizes.svg"):
+        assert (out / plot).read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_domains_and_arms_are_the_papers(tmp_path: Path) -> None:
@@ -70,5 +73,24 @@ def test_domains_and_arms_are_the_papers(tmp_path: Path) -> None:
     assert len(animals.labels) + animals.missing == 59 and (len(food.labels), food.missing) == (16, 0)
     for losses in LOSSES.values():
         Training.model_validate({"losses": losses})
-    with pytest.raises(ValueError, match="there are animals, food, vehicles, places"):
+    with pytest.raises(ValueError, match="there are animals, food, vehicles, places, things"):
         read_domains(tmp_path, ["cars"])
+
+
+def test_no_base_student_sees_a_class_that_is_measured() -> None:
+    measured = {label for name in DOMAINS for label in LABELS[name]}
+    assert len(measured) == sum(map(len, DOMAINS.values())) == 113
+    assert measured.isdisjoint(LABELS[TUNING]) and len(measured | set(LABELS[TUNING])) == 200
+
+
+def test_a_lever_changes_one_thing_and_is_a_recipe() -> None:
+    base = {
+        "domain": {"name": "d", "classes": ["a", "b"]},
+        "data": {"prompts": {"dimensions": {"light": ["dim"]}}},
+        "training": {"steps": 10},
+    }
+    plain = Recipe.model_validate(base)
+    for name, changes in levers(100, 10).items():
+        changed = Recipe.model_validate(merged(base, changes))
+        parts = [part for part in Recipe.model_fields if getattr(plain, part) != getattr(changed, part)]
+        assert len(parts) == 1, name

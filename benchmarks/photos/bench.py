@@ -1,0 +1,138 @@
+"""One domain's shared work (photos, images, base student) and its students, in folders; what is done is kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import console
+from benchmarks.photos.arms import LOSSES, REAL, UNTOUCHED
+from benchmarks.photos.domains import TUNING, PhotoDomain, photos_of
+from distillation.plan import plan
+from distillation.protocol import Reporter, Request
+from distillation.recipe import Recipe
+from distillation.runner import run_stage
+
+BASE_PHOTOS = {"max_images": 60_000, "views": 1}
+"""Of the base student: many photos, each seen in one view."""
+REPLACED = ("losses", "dimensions")
+"""Fields whose keys are the user's own: a change replaces them whole."""
+
+
+class DomainBench:
+    """The students of one domain, in folders under ``work``.
+
+    Args:
+        base: what all arms' recipes have in common, without domain and losses.
+        base_steps: length of the base student's training on photos of classes of no measured domain.
+        levers: what each lever changes in the recipe of ``l2``.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        domain: PhotoDomain,
+        base: dict[str, Any],
+        base_steps: int,
+        levers: Mapping[str, dict[str, Any]],
+        work: Path,
+    ) -> None:
+        self._data, self._domain, self._base, self._levers = data, domain, base, levers
+        self._work = work / domain.name
+        self._photos = work.parent / "photos"
+        # The fifth domain's levers are judged by how the student agrees with its teacher on photos, of those that the
+        # base student does not see either.
+        self.measured = self._dataset("train" if domain.name == TUNING else "validation", domain.name, domain.labels)
+        self.recipe = self._recipe({})
+        self._base_student = self._learn_base(base_steps, work)
+
+    def student(self, arm: str, seed: int) -> Path:
+        """The folder of the student of an arm or a lever."""
+        if arm == UNTOUCHED:
+            return self._base_student
+        if arm == REAL:
+            photos = self._dataset("train", self._domain.name, self._domain.labels)
+            agnostic = {"source": str(photos), "steps": self._base["training"]["steps"]}
+            recipe = self._recipe({"training": {"agnostic": agnostic, "seed": seed}})
+            return self._run(
+                "agnostic", f"real-{seed}", recipe, {"agnostic_source": [photos], **self._start("earlier")}
+            )
+        recipe = self._of(arm, seed)
+        return self._run(
+            "distil", f"{arm}-{seed}", recipe, {"generate": self._images(recipe), **self._start("agnostic")}
+        )
+
+    def report(self, arm: str, seed: int) -> dict[str, Any]:
+        """The product's evaluation of the arm's student: teacher and student on photos and on held-out synthetic."""
+        recipe = self._of(arm, seed)
+        inputs = {"generate": self._images(recipe), "distil": [self.student(arm, seed)], "dataset": [self.measured]}
+        folder = self._run("evaluate", f"{arm}-{seed}", recipe, inputs)
+        content: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return content
+
+    def _of(self, arm: str, seed: int) -> Recipe:
+        changes = self._levers.get(arm, {"training": {"losses": LOSSES.get(arm, {"l2": 1})}})
+        return self._recipe(merged({"training": {"seed": seed}}, changes))
+
+    def _recipe(self, changes: dict[str, Any]) -> Recipe:
+        classes = [{"name": name, "synonyms": others} for name, *others in self._domain.classes]
+        common = {**self._base, "domain": {"name": self._domain.name, "classes": classes}}
+        return Recipe.model_validate(merged(common, changes))
+
+    def _dataset(self, split: str, name: str, labels: tuple[int, ...]) -> Path:
+        return photos_of(self._data, split, labels, self._photos / f"{name}-{split}")
+
+    def _start(self, name: str) -> dict[str, list[Path]]:
+        return {name: [self._base_student]}
+
+    def _learn_base(self, steps: int, work: Path) -> Path:
+        """The base student, shared by all measured domains: the product's domain-agnostic phase, from scratch."""
+        whose = "things" if self._domain.name != TUNING else "domains"
+        photos = self._dataset("train", whose, self._domain.others)
+        views, most = BASE_PHOTOS["views"], BASE_PHOTOS["max_images"]
+        agnostic = {"source": str(photos), "steps": steps, "max_images": most}
+        changes = {"student": {"init": "scratch"}, "training": {"agnostic": agnostic, "views": views, "lr": 2e-3}}
+        return self._run("agnostic", "base", self._recipe(changes), {"agnostic_source": [photos]}, of=work / whose)
+
+    def _images(self, recipe: Recipe) -> list[Path]:
+        """The shards of the recipe's images, in folders named by their keys: recipes with equal images share them."""
+        tasks = {
+            stage: [task for task in plan(recipe, str) if task.stage == stage] for stage in ("prompts", "generate")
+        }
+        [first] = tasks["prompts"]
+        inputs = {"prompts": [self._run("prompts", first.key[:12], recipe, {}, key=first.key)]}
+        return [
+            self._run("generate", task.key[:12], recipe, inputs, shard=task.shard, key=task.key)
+            for task in tasks["generate"]
+        ]
+
+    def _run(
+        self,
+        stage: str,
+        name: str,
+        recipe: Recipe,
+        inputs: dict[str, list[Path]],
+        *,
+        shard: int = 0,
+        key: str = "",
+        of: Path | None = None,
+    ) -> Path:
+        out = (of or self._work) / f"{stage}-{name.replace(' ', '-')}"
+        if not (out / "manifest.json").is_file():
+            console.print(f"{self._domain.name}: {stage} {name}", highlight=False)
+            shutil.rmtree(out, ignore_errors=True)
+            run_stage(Request(stage, shard, key or name, recipe, inputs, out), Reporter(io.StringIO()))  # no JSON lines
+        return out
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, section by section."""
+    result = dict(base)
+    for name, value in changes.items():
+        nested = isinstance(value, Mapping) and name not in REPLACED
+        result[name] = merged(result.get(name) or {}, value) if nested else value
+    return result
