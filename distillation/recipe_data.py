@@ -20,6 +20,11 @@ class Generator(Section):
     )
     revision: str | None = Field(None, description="Commit of a hub pipeline; required for hub ids.")
     lora: str | None = Field(None, description="A LoRA to load into the pipeline (hub id or directory), e.g. LCM.")
+    decoder: str | None = Field(
+        None,
+        description="A tiny decoder (AutoencoderTiny: `madebyollin/taesd@COMMIT`, or a directory) in place of the "
+        "pipeline's own. With few steps decoding is most of the work. What it costs students has not been measured.",
+    )
     steps: int = Field(8, ge=1, le=200, description="Sampling steps; `starter` and trained generators draw in one.")
     guidance: float = Field(
         3.0, ge=0, le=30, description="Classifier-free guidance scale; 1 or less is off, as where one step draws."
@@ -43,6 +48,8 @@ class Generator(Section):
         if not (_draws_in_one_step(self.model) or is_local(self.model) or self.revision):
             message = "a hub pipeline needs `revision`, the commit to pin (a directory starts with / or .)"
             raise located(("revision",), message)
+        if self.decoder and not (is_local(self.decoder) or "@" in self.decoder):
+            raise located(("decoder",), "a hub decoder needs its commit: org/name@commit")
         if _draws_in_one_step(self.model) and (self.steps > 1 or self.guidance > 1):
             raise ValueError(f"{self.model} draws in one step without guidance: leave `steps`, `guidance` out")
         return self

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, LCMScheduler
+from diffusers import AutoencoderTiny, DiffusionPipeline, LCMScheduler
 from torch import nn
 
 from models.errors import ModelError
@@ -18,7 +18,12 @@ IN_PLACE_FORMATS = ("unet", "vae", "transformer")
 
 
 def load_generator(
-    model: str, *, device: torch.device, revision: str | None = None, lora: str | None = None
+    model: str,
+    *,
+    device: torch.device,
+    revision: str | None = None,
+    lora: str | None = None,
+    decoder: str | None = None,
 ) -> DiffusionPipeline:
     """Load a pipeline, ready to sample: on its device, in its precision, in channels-last memory.
 
@@ -31,6 +36,7 @@ def load_generator(
         revision: the hub id's commit.
         lora: a LoRA fused into the pipeline: a directory, a safetensors file, ``org/name`` or ``org/name@commit``.
             One with `lcm` in its name also sets the LCM scheduler, without which its few steps give noise.
+        decoder: an AutoencoderTiny in place of the pipeline's own decoder: a directory or ``org/name@commit``.
 
     Raises:
         ModelError: weights_missing, weights_gated or hub_unreachable.
@@ -54,6 +60,8 @@ def load_generator(
         raise explain_hub_error(error, f"the generator '{model}'", FIELD) from error
     if lora is not None:
         _fuse_lora(pipeline, lora)
+    if decoder is not None:
+        _replace_decoder(pipeline, decoder)
     if getattr(pipeline, "watermark", None) is not None:
         pipeline.watermark = None
     pipeline.set_progress_bar_config(disable=True)
@@ -95,15 +103,43 @@ def _weight_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
     return torch.float16 if fp16 else torch.bfloat16
 
 
+def _replace_decoder(pipeline: DiffusionPipeline, decoder: str) -> None:
+    field = "data.generator.decoder"
+    name, revision = _with_commit(decoder)
+    if is_path(name) and not Path(name).exists():
+        raise ModelError("weights_missing", f"there is no decoder at '{name}'", "check its path", field)
+    own = getattr(pipeline, "vae", None)
+    if own is None:
+        message = f"{type(pipeline).__name__} decodes no latents"
+        raise ModelError("bad_architecture", message, "leave data.generator.decoder out", field)
+    try:
+        tiny = AutoencoderTiny.from_pretrained(name, revision=revision, dtype=own.dtype, use_safetensors=True)
+    except Exception as error:
+        raise explain_hub_error(error, f"the decoder '{decoder}'", field) from error
+    if tiny.config.latent_channels != own.config.latent_channels:
+        message = f"the decoder takes {tiny.config.latent_channels} latent channels, the pipeline's has "
+        message += str(own.config.latent_channels)
+        raise ModelError("bad_architecture", message, "name the tiny decoder of this pipeline's family", field)
+    pipeline.register_modules(vae=tiny)
+
+
+def _with_commit(name: str) -> tuple[str, str | None]:
+    """A directory, or ``org/name`` and its commit."""
+    if is_path(name):
+        return name, None
+    model, _, revision = name.partition("@")
+    return model, revision or None
+
+
 def _fuse_lora(pipeline: DiffusionPipeline, lora: str) -> None:
-    name, _, revision = (lora, "", "") if is_path(lora) else lora.partition("@")
+    name, revision = _with_commit(lora)
     if not hasattr(pipeline, "load_lora_weights"):
         message = f"{type(pipeline).__name__} takes no LoRA"
         raise ModelError("bad_architecture", message, "leave data.generator.lora out", "data.generator.lora")
     if is_path(name) and not Path(name).exists():
         raise ModelError("weights_missing", f"there is no LoRA at '{name}'", "check its path", "data.generator.lora")
     try:
-        pipeline.load_lora_weights(name, revision=revision or None, use_safetensors=True)
+        pipeline.load_lora_weights(name, revision=revision, use_safetensors=True)
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
     except Exception as error:

@@ -132,6 +132,7 @@ def _folders(recipe: Recipe) -> list[FieldError]:
         ("/recipe/teacher/model", model_folder(recipe.teacher.model, "teacher"), "open_clip_config.json"),
         ("/recipe/data/generator/model", model_folder(generator.model, "generator"), "model_index.json"),
         ("/recipe/data/generator/lora", model_folder(generator.lora or "", "lora"), ""),
+        ("/recipe/data/generator/decoder", _absolute(generator.decoder), "config.json"),
         ("/recipe/teacher/pretrained", _absolute(recipe.teacher.pretrained), ""),
     ]
     if language is not None and language.kind == "transformers":

@@ -16,7 +16,7 @@ from state.tables import Job, Task
 
 LOOKED_AT = 40
 """Tasks, the latest ones: machines change."""
-DECIDE_SPEED = ("model", "revision", "lora", "steps", "guidance", "size")
+DECIDE_SPEED = ("model", "revision", "lora", "decoder", "steps", "guidance", "size")
 
 
 def measured_rates(session: Session, recipe: Recipe) -> Rates:

@@ -88,7 +88,7 @@ def _generator(request: Request) -> str:
 
 def _sampler(recipe: Recipe, model: str, device: torch.device, report: Reporter) -> Sampler:
     wanted = recipe.data.generator
-    pipeline = load_generator(model, device=device, revision=wanted.revision, lora=wanted.lora)
+    pipeline = load_generator(model, device=device, revision=wanted.revision, lora=wanted.lora, decoder=wanted.decoder)
     return Sampler(
         pipeline,
         steps=wanted.steps,
@@ -204,7 +204,7 @@ def _check_classes(rows: list[Row], progress: Progress, report: Reporter) -> Non
 
 def _describe(recipe: Recipe, model: str, rows: list[Row], attempts: NDArray[np.int16]) -> list[dict[str, object]]:
     wanted = recipe.data.generator
-    generator = fingerprint(model, "generator", wanted.revision, wanted.lora)
+    generator = fingerprint(model, "generator", wanted.revision, wanted.lora, wanted.decoder)
     return [
         {
             "index": row.index,

@@ -85,7 +85,7 @@ def test_preflight_finds_everything_at_once(service: Service) -> None:
     body = {
         "recipe": recipe(
             teacher={"model": "local-dir:/nowhere/teacher"},
-            data={"generator": {"model": "/tmp", "lora": "/nowhere/lora"}},
+            data={"generator": {"model": "/tmp", "lora": "/nowhere/lora", "decoder": "/nowhere/tiny"}},
             student={"max_params": 1000},
             evaluation={"dataset": "ds_none"},
             training={"agnostic": {"source": "/nowhere/photos"}},
@@ -96,6 +96,7 @@ def test_preflight_finds_everything_at_once(service: Service) -> None:
         "/recipe/teacher/model",
         "/recipe/data/generator/model",
         "/recipe/data/generator/lora",
+        "/recipe/data/generator/decoder",
         "/recipe/student/max_params",
         "/recipe/evaluation/dataset",
         "/recipe/training/agnostic/source",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import LCMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, LCMScheduler, StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
@@ -173,3 +173,48 @@ def test_missing_lora_is_named(sd_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         load_generator(str(sd_folder), device=torch.device("cpu"), lora=str(tmp_path / "lora"))
     assert (caught.value.code, caught.value.field) == ("weights_missing", "data.generator.lora")
+
+
+@pytest.mark.parametrize("family", ["sd_folder", "sdxl_folder"])
+def test_compiled_parts_give_the_same_images(
+    family: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.compiled.BACKEND", "eager")  # traced as ever, without a minute of code generation
+    folder = request.getfixturevalue(family)
+    expected = make_sampler(folder).sample(PROMPTS, SEEDS)
+    pipeline = load_generator(str(folder), device=torch.device("cpu"))
+    sampler = Sampler(pipeline, steps=2, guidance=3.0, batch_size=4, compiled=True)
+    assert difference(sampler.sample(PROMPTS, SEEDS), expected) <= GREY_LEVELS
+    kinds = {type(module).__name__ for module in sampler._compiled}
+    assert {"ResnetBlock2D", "BasicTransformerBlock", "Decoder"} <= kinds, "still compiled: no error was swallowed"
+    assert all(module._compiled_call_impl is not None for module in sampler._compiled)
+
+
+def test_where_the_compiler_fails_images_are_made_without_it(sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "models.compiled.BACKEND", lambda _graph, _inputs: (_ for _ in ()).throw(OSError("no compiler"))
+    )
+    expected = make_sampler(sd_folder).sample(PROMPTS, SEEDS)
+    pipeline = load_generator(str(sd_folder), device=torch.device("cpu"))
+    sampler = Sampler(pipeline, steps=2, guidance=3.0, batch_size=4, compiled=True)
+    modules = sampler._compiled
+    assert difference(sampler.sample(PROMPTS, SEEDS), expected) <= GREY_LEVELS
+    assert modules and all(module._compiled_call_impl is None for module in modules)
+
+
+def test_a_tiny_decoder_takes_the_place_of_the_pipelines_own(sd_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    four = {"encoder_block_out_channels": (16,) * 3, "decoder_block_out_channels": (16,) * 3}
+    blocks = {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}
+    AutoencoderTiny(**four, **blocks).save_pretrained(tmp_path / "tiny")
+    pipeline = load_generator(str(sd_folder), device=torch.device("cpu"), decoder=str(tmp_path / "tiny"))
+    assert isinstance(pipeline.vae, AutoencoderTiny)
+    images = Sampler(pipeline, steps=2, guidance=1.0, batch_size=4).sample(PROMPTS, SEEDS)
+    assert images.shape == (4, 64, 64, 3)
+    assert difference(images, make_sampler(sd_folder, guidance=1.0).sample(PROMPTS, SEEDS)) > GREY_LEVELS
+
+    AutoencoderTiny(**four, **blocks, latent_channels=8).save_pretrained(tmp_path / "other")
+    for name, message in ((tmp_path / "nothing", "there is no decoder at"), (tmp_path / "other", "8 latent channels")):
+        with pytest.raises(ModelError, match=message) as caught:
+            load_generator(str(sd_folder), device=torch.device("cpu"), decoder=str(name))
+        assert caught.value.field == "data.generator.decoder"
