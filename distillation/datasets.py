@@ -1,7 +1,7 @@
 """Real photos: checked and turned into a dataset directory. Torch-free; the API calls it on every upload.
 
 The directory holds ``images.npy`` uint8 ``(n, side, side, 3)``, ``labels.npy`` int32 ``(n,)`` (-1: unlabelled) and
-``dataset.json``, which is written last. One photo is in memory at a time.
+``dataset.json``, which is written last. Photos are read and decoded as they are written, a few at a time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,8 @@ from typing import BinaryIO
 import numpy as np
 
 from distillation.photo_archives import files_of, folder_source, member_path, member_problem, open_zip, zip_source
-from distillation.photo_files import DatasetError, PhotoRejected, PhotoSource, decode_square, short_side
+from distillation.photo_decoding import decode_photos
+from distillation.photo_files import DatasetError, PhotoRejected, PhotoSource, short_side
 from distillation.photo_tables import CLASSES_FILE, parquet_source
 
 __all__ = ["DatasetError", "DatasetInfo", "import_dataset", "is_dataset", "read_info"]
@@ -136,17 +136,18 @@ def _write(source: PhotoSource, out: Path, *, side: int, max_images: int) -> Dat
     digest = hashlib.sha256(json.dumps([source.classes, side]).encode())
     with (out / "images.npy").open("w+b") as file:
         header_bytes = _write_header(file, 0, side)
-        for name, label, pixels, reason in _decoded(source, side):
-            if reason:
+        for photo in decode_photos(source.photos(), side):
+            if photo.pixels is None:
                 rejected_count += 1
                 if len(rejected) < LISTED_REJECTIONS:
-                    rejected.append({"file": name, "reason": reason})
+                    rejected.append({"file": photo.name, "reason": photo.reason})
                 continue
             if len(labels) == max_images:
                 raise DatasetError(f"more than {max_images} photos", "upload a smaller set")
+            pixels = memoryview(photo.pixels).cast("B")
             file.write(pixels)
             digest.update(pixels)
-            labels.append(label)
+            labels.append(photo.label)
         # The count is known only now. NumPy pads the header so that the first axis may grow in place.
         file.seek(0)
         if _write_header(file, len(labels), side) != header_bytes:
@@ -167,18 +168,6 @@ def _write(source: PhotoSource, out: Path, *, side: int, max_images: int) -> Dat
     partial.write_text(json.dumps(asdict(info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(out / "dataset.json")
     return info
-
-
-def _decoded(source: PhotoSource, side: int) -> Iterator[tuple[str, int, bytes, str]]:
-    """Name, label, pixels as bytes, reason of rejection (then no pixels)."""
-    for photo in source.photos():
-        if photo.reason:
-            yield photo.name, photo.label, b"", photo.reason
-            continue
-        try:
-            yield photo.name, photo.label, decode_square(photo.content, side).tobytes(), ""
-        except PhotoRejected as error:
-            yield photo.name, photo.label, b"", str(error)
 
 
 def _write_header(file: BinaryIO, count: int, side: int) -> int:

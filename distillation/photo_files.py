@@ -7,8 +7,10 @@ checked before a pixel is decoded.
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +21,12 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 32 * 2**20
 MIN_SIDE = 16
+LARGE_PIXELS, LARGE_DECODED_PIXELS = 16_000_000, 4_000_000
+"""Photos of more pixels, declared or left after decoding at a fraction of the size, are decoded one at a time."""
+
+# Said in our own words, for a lower limit. Filters are the process's: a filter for each photo is not for threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+_large_photo = threading.Lock()
 
 
 class DatasetError(ValueError):
@@ -66,10 +74,8 @@ def _open(content: bytes) -> Image.Image:
     if not (is_webp or content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))):
         raise PhotoRejected("not a JPEG, PNG or WEBP image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError:
         raise PhotoRejected(f"more than {MAX_PIXELS // 10**6} million pixels") from None
     except Exception as error:  # decoders raise many types on broken input (OSError, SyntaxError, struct.error, ...)
         raise PhotoRejected(f"broken image: {error}") from error
@@ -96,19 +102,26 @@ def decode_square(content: bytes, side: int) -> NDArray[np.uint8]:
         PhotoRejected: see :func:`_open`, or the pixels cannot be decoded.
     """
     with _open(content) as opened:
+        declared = opened.width * opened.height
         try:
             # JPEG only: decode at a fraction of the size, never below twice the target. Saves memory and time.
             opened.draft("RGB", (2 * side, 2 * side))
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
-                image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-            # Cut before the conversion, so that one band of a panorama is converted and not all of it.
-            short = min(image.size)
-            left, top = (image.width - short) // 2, (image.height - short) // 2
-            image = image.crop((left, top, left + short, top + short)).convert("RGB")
-            return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+            large = declared > LARGE_PIXELS or opened.width * opened.height > LARGE_DECODED_PIXELS
+            with _large_photo if large else nullcontext():
+                return _square(opened, side)
         except MemoryError:
             raise
         except Exception as error:  # see _open
             raise PhotoRejected(f"broken image: {error}") from error
+
+
+def _square(opened: Image.Image, side: int) -> NDArray[np.uint8]:
+    opened.load()
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    # Cut before the conversion, so that one band of a panorama is converted and not all of it.
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    image = image.crop((left, top, left + short, top + short)).convert("RGB")
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))

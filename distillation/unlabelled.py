@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distillation.photo_files import MAX_FILE_BYTES, DatasetError, PhotoRejected, decode_square
+from distillation.photo_decoding import decode_photos
+from distillation.photo_files import MAX_FILE_BYTES, DatasetError, Photo
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -43,12 +44,11 @@ def source_photos(source: str, side: int, limit: int) -> Iterator[NDArray[np.uin
     for path in _files(source):
         try:
             with fsspec.open(path, "rb") as file:
-                for content in _contents(path, file):
-                    try:
-                        photo = decode_square(content, side)
-                    except PhotoRejected:
+                contents = (Photo(path, -1, content) for content in _contents(path, file))
+                for photo in decode_photos(contents, side):
+                    if photo.pixels is None:
                         continue
-                    yield photo
+                    yield photo.pixels
                     given += 1
                     if given == limit:
                         return
