@@ -67,8 +67,8 @@ class Corpus:
         """
         shards, rows = [], []
         for index, folder in enumerate(folders):
-            arrays = tuple(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "views", "features"))
-            shards.append(arrays)
+            arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "views", "features")]
+            shards.append(tuple(map(np.asarray, arrays)))  # still mapped; rows of a np.memmap take longer to pick
             training = np.flatnonzero(~np.load(folder / "holdout.npy"))
             rows.append(np.stack([np.full_like(training, index), training], axis=1))
         if len({tuple(array.shape[1:] for array in shard) for shard in shards}) != 1:
@@ -131,15 +131,12 @@ class Corpus:
             pixels, views, features = self._resident
             index, which = torch.from_numpy(images).to(self.device), torch.from_numpy(view).to(self.device)
             return pixels[index], views[index, which], features[index, which]
-        shard, row = self.rows[images].T
         arrays: Sequence[NDArray[Any]] = self.shards[0]
         found = [np.empty((len(images), *_row_shape(array, kind)), array.dtype) for kind, array in enumerate(arrays)]
-        for number in np.unique(shard):
-            chosen = np.flatnonzero(shard == number)
-            pixels_, views_, features_ = self.shards[number]
-            found[0][chosen] = pixels_[row[chosen]]
-            found[1][chosen] = views_[row[chosen], view[chosen]]
-            found[2][chosen] = features_[row[chosen], view[chosen]]
+        # One copy of each image, from the map to its place; indexing by arrays would copy everything twice.
+        for place, ((shard, row), which) in enumerate(zip(self.rows[images], view, strict=True)):
+            pixels_, views_, features_ = self.shards[shard]
+            found[0][place], found[1][place], found[2][place] = pixels_[row], views_[row, which], features_[row, which]
         gathered = [torch.from_numpy(array) for array in found]
         if self.device.type == "cuda":
             gathered = [tensor.pin_memory().to(self.device, non_blocking=True) for tensor in gathered]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillation.recipe import Training
-from distillation.views import apply_views, sample_views, whole_views
+from distillation.views import apply_views, crop_boxes, whole_views
 from models.memory import in_halving_batches
 from models.teachers import TeacherModel
 
@@ -51,12 +51,8 @@ class Embedder:
         Returns:
             views ``(n, views, 5)`` on the CPU and normalised features ``(n, views, embed_dim)``.
         """
-        drawn = torch.stack(
-            [
-                sample_views(training.views, scale=training.crop_scale, generator=torch.Generator().manual_seed(seed))
-                for seed in seeds
-            ]
-        )
+        uniform = [torch.rand(training.views, 5, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        drawn = crop_boxes(torch.stack(uniform), scale=training.crop_scale)
         if not training.flip:
             drawn[..., 4] = 0.0
         flat = drawn.flatten(0, 1)

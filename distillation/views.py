@@ -26,16 +26,21 @@ def sample_views(
     Returns:
         float32 of shape ``(count, 5)``: top, left, height, width in [0, 1], flip in {0, 1}.
     """
-    uniform = torch.rand(count, 5, generator=generator)
-    area = scale[0] + (scale[1] - scale[0]) * uniform[:, 0]
-    log_ratio = math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * uniform[:, 1]
+    return crop_boxes(torch.rand(count, 5, generator=generator), scale=scale, ratio=ratio)
+
+
+def crop_boxes(uniform: Tensor, *, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> Tensor:
+    """The views that uniform random numbers ``(..., 5)`` stand for, see :func:`sample_views`."""
+    random_area, random_ratio, random_top, random_left, random_flip = uniform.unbind(-1)
+    area = scale[0] + (scale[1] - scale[0]) * random_area
+    log_ratio = math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * random_ratio
     aspect = log_ratio.exp()
     width = (area * aspect).sqrt().clamp(max=1.0)
     height = (area / aspect).sqrt().clamp(max=1.0)
-    top = uniform[:, 2] * (1 - height)
-    left = uniform[:, 3] * (1 - width)
-    flip = (uniform[:, 4] < 0.5).float()
-    return torch.stack([top, left, height, width, flip], dim=1)
+    top = random_top * (1 - height)
+    left = random_left * (1 - width)
+    flip = (random_flip < 0.5).float()
+    return torch.stack([top, left, height, width, flip], dim=-1)
 
 
 def whole_views(count: int) -> Tensor:
@@ -58,18 +63,24 @@ def apply_views(images: Tensor, views: Tensor, size: int, mean: Tensor, std: Ten
     """
     # Planar floats in one pass: grid_sample is several times slower on the strided view.
     pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    top, left, height, width, flip = views.to(images.device).unbind(1)
-    # affine_grid maps output [-1, 1] to input [-1, 1]; a flip is a negative horizontal scale.
-    theta = torch.zeros(len(images), 2, 3, device=images.device)
-    theta[:, 0, 0] = width * (1 - 2 * flip)
-    theta[:, 1, 1] = height
-    theta[:, 0, 2] = 2 * left + width - 1
-    theta[:, 1, 2] = 2 * top + height - 1
-    grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
+    grid = _grid(views.to(images.device), size)
     cropped = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     scale = (1 / (255 * std)).view(1, 3, 1, 1)
     shift = (mean / std).view(1, 3, 1, 1)
     return cropped.mul_(scale).sub_(shift).contiguous(memory_format=torch.channels_last)
+
+
+def _grid(views: Tensor, size: int) -> Tensor:
+    """Where each output pixel lies in the image, ``(n, size, size, 2)`` in [-1, 1]; a flip runs from right to left.
+
+    A crop's columns do not depend on its rows, so this is ten times cheaper than ``F.affine_grid``'s matrix product.
+    """
+    top, left, height, width, flip = views.unbind(1)
+    steps = (torch.arange(size, device=views.device) + 0.5) * (2 / size) - 1
+    x = (width * (1 - 2 * flip))[:, None] * steps + (2 * left + width - 1)[:, None]
+    y = height[:, None] * steps + (2 * top + height - 1)[:, None]
+    shape = (len(views), size, size)
+    return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
 
 
 def mask_patches(pixels: Tensor, ratio: float, patch: int, generator: torch.Generator | None = None) -> Tensor:

@@ -97,4 +97,4 @@ def test_folders_that_do_not_belong_together(tmp_path: Path) -> None:
 
 
 def test_pixels_stay_on_disk(corpus: Corpus) -> None:
-    assert all(isinstance(array, np.memmap) for shard in corpus.shards for array in shard)
+    assert all(isinstance(array.base, np.memmap) for shard in corpus.shards for array in shard)
