@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-photos starter docs clean
+.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher starter docs clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -43,13 +43,19 @@ check: setup  ## Lint, types and import contracts
 test: check  ## Lint, types, import contracts and every test (starts its own PostgreSQL and Redis)
 	$(BIN)/python -m pytest -q
 
-bench: bench-distil bench-generate  ## All benchmarks
+bench: bench-distil bench-generate bench-images bench-teacher  ## All benchmarks
 
 bench-distil: setup  ## open_clip's distillation step and an online L2 step against ours
 	$(BIN)/python -m benchmarks.distil
 
 bench-generate: setup  ## A plain diffusers loop against our sampler and JPEG writer
 	$(BIN)/python -m benchmarks.generate
+
+bench-images: setup  ## Readers of training images, and the import of photos, against their peers and limits
+	$(BIN)/python -m benchmarks.images
+
+bench-teacher: setup  ## open_clip's encode_image against our teacher features, and what more views cost
+	$(BIN)/python -m benchmarks.teacher
 
 bench-photos: setup  ## The paper's table on real photos of four domains (DATA: Tiny ImageNet parquet); hours on two cores
 	$(BIN)/python -m benchmarks.photos --data $(DATA)

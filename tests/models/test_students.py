@@ -71,3 +71,12 @@ def test_counts() -> None:
 @pytest.mark.parametrize("row", [*SMALL_STUDENTS, FULL_STUDENTS[0]], ids=lambda row: f"{row.architecture}")
 def test_the_catalogues_costs_are_measured_ones(row: object) -> None:
     assert measure(row.architecture, row.image_size) == (row.params, row.features, row.bias, row.macs)  # type: ignore[attr-defined]
+
+
+def test_the_count_of_a_clip_tower_has_its_attention(vit_teacher_folder: Path) -> None:
+    tower = open_clip.create_model(f"local-dir:{vit_teacher_folder}").visual
+    tokens, width, layers = (64 // 32) ** 2 + 1, 64, 2
+    embedding = (tokens - 1) * 3 * 32 * 32 * width
+    attention = tokens * 4 * width * width + 2 * tokens * tokens * width
+    assert count_macs(tower, 64) == embedding + layers * (attention + tokens * 8 * width * width) + width * 48
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -11,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from distillation.embedding import Embedder
+from distillation.recipe import Training
+from distillation.views import apply_views
 from models.errors import ModelError
 from models.teachers import load_teacher
 
@@ -33,6 +36,23 @@ def test_features_are_open_clips_own(teacher_folder: Path) -> None:
     assert (features * expected).sum(-1).min() >= COSINE
     torch.testing.assert_close(teacher.encode_text(["a cat"]), texts)
     assert teacher.logit_scale == pytest.approx(plain.logit_scale.exp().item())
+
+
+def test_a_vision_transformers_views_have_the_fp32_features(vit_teacher_folder: Path) -> None:
+    """Through the product's whole path, whatever precision it chose on this machine."""
+    teacher = load_teacher(str(vit_teacher_folder))
+    plain = open_clip.create_model(f"local-dir:{vit_teacher_folder}").eval()
+    pixels = torch.randint(0, 256, (4, 73, 73, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    embedder = Embedder(teacher, [["a photo"]], on_halved=lambda _size: None)
+    views, features = embedder.views(pixels, range(4), Training(views=3))
+    mean, std = torch.tensor(teacher.mean), torch.tensor(teacher.std)
+    seen = apply_views(pixels.repeat_interleave(3, 0), views.flatten(0, 1), 64, mean, std)
+    with torch.no_grad():
+        expected = plain.encode_image(seen, normalize=True)
+    assert features.shape == (4, 3, 48)
+    assert (features.flatten(0, 1) * expected).sum(-1).min() >= COSINE
+    stored = torch.nn.functional.normalize(features.half().float(), dim=-1)
+    assert (stored.flatten(0, 1) * expected).sum(-1).min() >= COSINE, "as they are stored"
 
 
 def test_facts(teacher_folder: Path) -> None:
