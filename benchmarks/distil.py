@@ -38,10 +38,11 @@ from open_clip.loss import DistillClipLoss
 from torch import Tensor, nn
 
 from benchmarks.harness import interleaved, matmul_flops, print_table, ratio, write_json
+from benchmarks.made_images import write_shard
 from distillation.corpus import Corpus
 from distillation.recipe import Training
 from distillation.trainer import TeacherFacts, Trainer
-from distillation.views import apply_views, sample_views
+from distillation.views import apply_views
 from models.losses import l2
 from models.students import build_student, count_macs, count_params, student_config
 
@@ -72,7 +73,8 @@ def main(
         scale=100.0,
     )
     with tempfile.TemporaryDirectory(prefix="bench-distil-") as folder:
-        corpus = Corpus.open([_write_shard(Path(folder), config["embed_dim"])], device)
+        noise = np.random.default_rng(0).integers(0, 256, (STORED, SIDE, SIDE, 3), dtype=np.uint8)
+        corpus = Corpus.open([write_shard(Path(folder), noise, VIEWS, config["embed_dim"])], device)
         pixels = _pixels(corpus, batch_size, facts)
         tokens = torch.randint(1, 49000, (batch_size, 77), device=device)
         tower = build_student(config)
@@ -119,22 +121,6 @@ def main(
             "share_of_limit": share,
         },
     )
-
-
-def _write_shard(folder: Path, width: int) -> Path:
-    """Noise images with random features: the speed does not depend on what they show."""
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(STORED, VIEWS, width))
-    views = sample_views(STORED * VIEWS, scale=(0.5, 1.0), generator=torch.Generator().manual_seed(0))
-    arrays = {
-        "pixels": rng.integers(0, 256, (STORED, SIDE, SIDE, 3), dtype=np.uint8),
-        "views": views.reshape(STORED, VIEWS, 5).numpy(),
-        "features": (features / np.linalg.norm(features, axis=-1, keepdims=True)).astype(np.float16),
-        "holdout": np.zeros(STORED, bool),
-    }
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-    return folder
 
 
 def _pixels(corpus: Corpus, batch_size: int, facts: TeacherFacts) -> Tensor:

@@ -46,6 +46,19 @@ def matmul_flops(dtype: torch.dtype, device: str = "cpu", *, side: int = 2048, s
     return 2 * side**3 / best
 
 
+def copy_rate(device: str = "cpu", *, size: int = 2**28, seconds: float = 1.0) -> float:
+    """Best bytes per second of a plain copy with this machine's threads (each byte is read once and written once)."""
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    best, began = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        target.copy_(source)
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return size / best
+
+
 def synchronize(device: str = "cpu") -> None:
     """Wait for a GPU's queue; does nothing on a CPU."""
     if device.startswith("cuda"):

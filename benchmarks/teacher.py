@@ -25,6 +25,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,7 @@ import typer
 from torch import Tensor, nn
 
 from benchmarks.harness import interleaved, matmul_flops, print_table, ratio, synchronize, write_json
+from benchmarks.made_images import smooth_images
 from distillation.embedding import Embedder
 from distillation.recipe import Training
 from distillation.views import apply_views
@@ -62,10 +64,11 @@ def main(
         peer = open_clip.create_model(f"local-dir:{folder}", device=device).eval().requires_grad_(False)
         teacher = load_teacher(str(folder), device=device)
         embedder = Embedder(teacher, [["a photo"]], on_halved=lambda _size: None)
-    stored = _images(images, round(teacher.image_size * 8 / 7), device)
+    side = round(teacher.image_size * 8 / 7)
+    stored = smooth_images(images, side, side).to(device)
 
     def ours(count: int = views) -> tuple[Tensor, Tensor]:
-        return embedder.views(stored, range(images), Training(views=count))
+        return embedder.views(stored, range(images), Training.model_validate({"views": count}))
 
     drawn, features = ours()
     pixels = _pixels(stored, drawn, teacher)
@@ -76,8 +79,7 @@ def main(
         {name: encode(pixels) for name, encode in encoders.items()} | {"ours": features.flatten(0, 1)}
     )
     arms: dict[str, Callable[[], object]] = {
-        name: lambda encode=encode, size=batches[name]: [encode(part) for part in pixels.split(size)]
-        for name, encode in encoders.items()
+        name: partial(_in_batches, encode, pixels, batches[name]) for name, encode in encoders.items()
     }
     arms["ours"] = ours
     flops = matmul_flops(torch.bfloat16, device.type)
@@ -136,15 +138,6 @@ def _random_teacher(folder: Path) -> Path:
     return folder
 
 
-def _images(count: int, side: int, device: torch.device) -> Tensor:
-    """Smooth colours with grain, uint8 ``(count, side, side, 3)``."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, 3, 6, 6, generator=generator) * 255
-    smooth = F.interpolate(coarse, size=(side, side), mode="bicubic")
-    grain = torch.randn(count, 3, side, side, generator=generator) * 12
-    return (smooth + grain).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().to(device)
-
-
 def _pixels(images: Tensor, views: Tensor, teacher: TeacherModel) -> Tensor:
     """The views as the peers get them: cropped and normalised, in plain NCHW memory."""
     mean, std = (torch.tensor(values, device=teacher.device) for values in (teacher.mean, teacher.std))
@@ -188,6 +181,11 @@ def _encoders(peer: nn.Module, device: torch.device) -> dict[str, Encode]:
     return arms
 
 
+def _in_batches(encode: Encode, pixels: Tensor, size: int) -> None:
+    for part in pixels.split(size):
+        encode(part)
+
+
 def _best_batch(encode: Encode, pixels: Tensor) -> int:
     """The batch of ``BATCHES`` (or all views) in which the arm is fastest; one run of each."""
     found: dict[float, int] = {}
@@ -195,8 +193,7 @@ def _best_batch(encode: Encode, pixels: Tensor) -> int:
         encode(pixels[:size])
         synchronize(pixels.device.type)
         start = time.perf_counter()
-        for part in pixels.split(size):
-            encode(part)
+        _in_batches(encode, pixels, size)
         synchronize(pixels.device.type)
         found[time.perf_counter() - start] = size
     return found[min(found)]
@@ -222,7 +219,7 @@ def _cost_of_views(
     ours: Callable[[int], tuple[Tensor, Tensor]], rounds: int, device: torch.device
 ) -> dict[int, dict[str, float]]:
     """Milliseconds and stored bytes of an image by its number of views."""
-    seconds = interleaved({str(count): lambda count=count: ours(count) for count in VIEWS}, rounds, device.type)
+    seconds = interleaved({str(count): partial(ours, count) for count in VIEWS}, rounds, device.type)
     cost = {}
     for count in VIEWS:
         drawn, features = ours(count)

@@ -65,10 +65,12 @@ class Corpus:
         Raises:
             ValueError: there is no training image, or the folders do not belong together.
         """
-        shards, rows = [], []
+        shards: list[Any] = []
+        rows = []
         for index, folder in enumerate(folders):
-            arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "views", "features")]
-            shards.append(tuple(map(np.asarray, arrays)))  # still mapped; rows of a np.memmap take longer to pick
+            # Still mapped, but as plain arrays: picking rows of a np.memmap takes longer.
+            parts = ("pixels", "views", "features")
+            shards.append(tuple(np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in parts))
             training = np.flatnonzero(~np.load(folder / "holdout.npy"))
             rows.append(np.stack([np.full_like(training, index), training], axis=1))
         if len({tuple(array.shape[1:] for array in shard) for shard in shards}) != 1:

@@ -144,7 +144,7 @@ def _write(source: PhotoSource, out: Path, *, side: int, max_images: int) -> Dat
                 continue
             if len(labels) == max_images:
                 raise DatasetError(f"more than {max_images} photos", "upload a smaller set")
-            pixels = memoryview(photo.pixels).cast("B")
+            pixels = photo.pixels.data.cast("B")
             file.write(pixels)
             digest.update(pixels)
             labels.append(photo.label)
