@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distillation.distributed import own_rows
+
 DEVICE_SHARE = 0.6
 """Share of the free GPU memory that resident images may take; the rest is for the step."""
 HOLDOUT_BATCH = 64
@@ -31,12 +33,14 @@ class TrainingBatch:
         views: the crop and flip of each, float32 ``(n, 5)``.
         features: the teacher's features of these views, float32 ``(n, d)``.
         caption: index of each image's caption, int64 ``(n,)``, where captions were read.
+        count: images of the whole batch, of which these may be one process's.
     """
 
     images: Tensor
     views: Tensor
     features: Tensor
     caption: Tensor | None
+    count: int | None = None
 
 
 @dataclass
@@ -95,7 +99,7 @@ class Corpus:
         return int(self.shards[0][1].shape[1])
 
     def batch(self, seen: int, size: int, seed: int) -> TrainingBatch:
-        """The ``size`` images that come after the first ``seen`` of an endless stream.
+        """The ``size`` images that come after the first ``seen`` of an endless stream, or this process's part of them.
 
         Each epoch is a new permutation, and an image shows its next cached view in each. The stream depends on
         ``seed`` alone, so a resumed training sees what an unbroken one would have.
@@ -106,9 +110,11 @@ class Corpus:
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             images[chosen] = _permutation(self.count, seed, int(epoch))[positions[chosen] % self.count]
+        own = own_rows(size)
+        images, epochs = images[own], epochs[own]
         pixels, views, features = self._gather(images, (images + epochs) % self.views)
         caption = torch.from_numpy(self.caption[images]).to(self.device) if len(self.caption) else None
-        return TrainingBatch(pixels, views, features.float(), caption)
+        return TrainingBatch(pixels, views, features.float(), caption, size)
 
     def holdout(self, limit: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """At most ``limit`` held-out images, spread evenly over all, in batches.

@@ -95,6 +95,8 @@ def distil_student(
     trainer = Trainer(student, chosen.image_size, training, teacher, corpus.device)
     length = training_length(training, corpus.count)
     summary = train(trainer, corpus, training, length, request.out, report, _measurement(trainer, corpus, head))
+    if not report.leads:
+        return summary
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in trainer.result.state_dict().items()}
     save_file(weights, request.out / WEIGHTS, metadata={"format": "pt"})
     described = {

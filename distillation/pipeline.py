@@ -115,12 +115,13 @@ def _run_in_child(request: Request[Any], task: StageTask, on_event: Listener) ->
     request_file = request.out.with_name("request.json")
     request.write(request_file)
     log = request_file.with_name("stderr.log")
-    failure = StageError("internal", f"stage {task.stage} ended without a word", f"its last words are in {log}")
+    silent = StageError("internal", f"stage {task.stage} ended without a word", f"its last words are in {log}")
+    failure = silent
     child = StageProcess(request_file)
     try:
         for line in _lines(child):
             event = json.loads(line)
-            if event["event"] == "error":
+            if event["event"] == "error" and failure is silent:  # of several processes the first to fail knows why
                 failure = StageError(event["code"], event["message"], event["hint"], event["field"])
             on_event(task, event)
     finally:

@@ -95,10 +95,15 @@ class Request(Generic[RecipeType]):
 
 @dataclass
 class Reporter:
-    """Writes the child's JSON lines; progress is throttled, the last of a run always gets out."""
+    """Writes the child's JSON lines; progress is throttled, the last of a run always gets out.
+
+    Args:
+        leads: False in all but one of several processes that train together: they write errors only, and no files.
+    """
 
     stream: TextIO = field(default_factory=lambda: sys.stdout)
     stop_requested: bool = False
+    leads: bool = True
     _last: float = 0.0
     _began: float = field(default_factory=time.monotonic)
     _first_done: int | None = None
@@ -129,7 +134,8 @@ class Reporter:
         self._write(event="done", summary=summary)
 
     def _write(self, **content: Any) -> None:
-        print(json.dumps(content), file=self.stream, flush=True)
+        if self.leads or content["event"] == "error":
+            print(json.dumps(content), file=self.stream, flush=True)
 
 
 def stop_on_sigterm(report: Reporter) -> None:

@@ -28,8 +28,9 @@ def run_stage(request: Request[Any], report: Reporter) -> dict[str, Any]:
     began = time.monotonic()
     stage: Stage = importlib.import_module(f"distillation.stages.{request.stage}").run
     summary = stage(request, report)
-    shutil.rmtree(request.out / "checkpoints", ignore_errors=True)
-    write_manifest(request, summary, time.monotonic() - began)
+    if report.leads:
+        shutil.rmtree(request.out / "checkpoints", ignore_errors=True)
+        write_manifest(request, summary, time.monotonic() - began)
     return summary
 
 

@@ -9,18 +9,31 @@ import os
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 import importlib
+import json
 from pathlib import Path
 
+from distillation import distributed
 from distillation.plan import STAGES
 from distillation.protocol import Reporter, stop_on_sigterm
-from distillation.runner import run_child
+from distillation.runner import DONE, run_child
 
 for stage in STAGES:
     importlib.import_module(f"distillation.stages.{stage}")
 
 
 def main(request_file: Path) -> int:
-    """Run the stage that the request names; JSON lines on standard output, exit status returned."""
-    report = Reporter()
+    """Run the stage that the request names; JSON lines on standard output, exit status returned.
+
+    Where several GPUs are seen, a stage that trains is run by a process for each, and this one only watches them.
+    """
+    asked = json.loads(request_file.read_text(encoding="utf-8"))
+    batch_size = asked["recipe"].get("training", {}).get("batch_size", 1)
+    if (processes := distributed.processes_for(asked["stage"], batch_size)) > 1:
+        return distributed.start(request_file, processes)
+    distributed.join()
+    report = Reporter(leads=distributed.rank() == 0)
     stop_on_sigterm(report)
-    return run_child(request_file, report)
+    status = run_child(request_file, report)
+    if status == DONE:  # else the others may wait for this process: it leaves by its end
+        distributed.leave()
+    return status

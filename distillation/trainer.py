@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import timm.optim
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from distillation.corpus import TrainingBatch
+from distillation.distributed import own_rows, rows_of_all, size, sum_gradients, with_shared_statistics
 from distillation.optimizer_state import load_optimizer, optimizer_tensors, under
 from distillation.recipe import Training
 from distillation.schedules import ema_decay
@@ -74,7 +75,7 @@ class Trainer:
     def __init__(
         self, student: nn.Module, image_size: int, training: Training, teacher: TeacherFacts, device: torch.device
     ) -> None:
-        self.student = student.to(device).to(memory_format=torch.channels_last).train()
+        self.student = with_shared_statistics(student.to(device)).to(memory_format=torch.channels_last).train()
         self._autocast = bf16_is_native(device)
         if device.type == "cpu":
             keep_freed_memory()
@@ -100,7 +101,8 @@ class Trainer:
         self._std = torch.tensor(teacher.std, device=device)
         self._captions = None if teacher.captions is None else teacher.captions.to(device)
         self._compiled: Callable[[TrainingBatch], Tensor] | None = None
-        if device.type == "cuda":
+        self._alone = size() == 1
+        if device.type == "cuda" and self._alone:
             # CUDA graphs: a small student's step is bound by kernel launches.
             self._compiled = torch.compile(self._loss, mode="reduce-overhead", dynamic=False)
 
@@ -130,17 +132,19 @@ class Trainer:
         student = student_features(self.student, pixels, autocast=self._autocast)
         masked = augmented = None
         if "mfd" in self._training.losses:
-            masked = self._masked_features(pixels)
+            masked = self._masked_features(pixels, batch.count or len(pixels))
         if self.augmentation is not None:
             augmented = augmented_features(self.augmentation, student, batch.features)
         seen = Batch(student, batch.features, self._teacher.scale, self._captions, batch.caption, masked, augmented)
-        return total_loss(self._training.losses, seen)
+        return total_loss(self._training.losses, seen if self._alone else _of_all(seen, batch.count or len(student)))
 
-    def _masked_features(self, pixels: Tensor) -> Tensor:
+    def _masked_features(self, pixels: Tensor, count: int) -> Tensor:
         # Copied buffers: batch normalisation's running statistics are of whole images only.
         buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self._autocast):
-            features = functional_call(self.student, buffers, (mask_patches(pixels, MASK_RATIO, MASK_PATCH),))
+            first = 0 if self._alone else own_rows(count).start
+            masked = mask_patches(pixels, MASK_RATIO, MASK_PATCH, first=first, count=count)
+            features = functional_call(self.student, buffers, (masked,))
         return nn.functional.normalize(features.float(), dim=-1)
 
     def _backward(self, batch: TrainingBatch) -> Tensor:
@@ -148,6 +152,7 @@ class Trainer:
         try:
             loss = (self._compiled or self._loss)(batch)
             loss.backward()  # type: ignore[no-untyped-call]
+            sum_gradients(parameter for group in self.optimizer.param_groups for parameter in group["params"])
             return loss
         except Exception as error:
             self.optimizer.zero_grad(set_to_none=True)
@@ -195,6 +200,13 @@ class Trainer:
         if self.augmentation is not None:
             self.augmentation.load_state_dict(under("augmentation.", tensors))
         load_optimizer(self.optimizer, under("optimizer.", tensors))
+
+
+def _of_all(part: Batch, count: int) -> Batch:
+    """The whole batch of ``count`` images from the parts of all processes."""
+    by_image = ("student", "teacher", "caption", "masked", "augmented")
+    rows = {name: getattr(part, name) for name in by_image}
+    return replace(part, **{name: rows_of_all(row, count) for name, row in rows.items() if row is not None})
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -14,6 +14,7 @@ import torch
 
 from distillation.checkpoints import load_newest, save_checkpoint
 from distillation.corpus import Corpus
+from distillation.distributed import largest, size
 from distillation.protocol import Interrupted, Reporter, StageError, write_atomically
 from distillation.recipe import Training
 from distillation.schedules import lr_factor
@@ -88,11 +89,18 @@ def train(
     if (saved := load_newest(out)) is not None:
         trainer.load_state(saved[0])
         progress = Progress(**saved[1])
+    if progress.batch_size < size():
+        raise StageError(
+            "too_many_dropped",
+            f"there are {corpus.count} training images for {size()} GPUs, fewer than one for each",
+            "make more images, or let the worker see fewer GPUs (CUDA_VISIBLE_DEVICES)",
+            "data.images_per_class",
+        )
     measured = int(MEASUREMENTS * progress.done(length))
     losses: list[torch.Tensor] = []
     last_save = time.monotonic()
     while (done := progress.done(length)) < 1:
-        if report.stop_requested:
+        if largest(report.stop_requested):
             _save(trainer, progress, out, report)
             raise Interrupted
         began = time.monotonic()
@@ -111,7 +119,7 @@ def train(
             continue
         progress.step += 1
         progress.seen += progress.batch_size
-        progress.seconds += time.monotonic() - began
+        progress.seconds = largest(progress.seconds + time.monotonic() - began)
         total, quarter = progress.steps(length), int(MEASUREMENTS * progress.done(length))
         if quarter > measured or progress.step % max(1, total // CURVE_POINTS) == 0:
             scores = measure() if quarter > measured else {}
@@ -122,7 +130,8 @@ def train(
         if time.monotonic() - last_save > training.checkpoint_seconds and progress.done(length) < 1:
             _save(trainer, progress, out, report)
             last_save = time.monotonic()
-    _write_curve(progress, out)
+    if report.leads:
+        _write_curve(progress, out)
     last = {name: value for name, value in progress.curve[-1].items() if name not in ("step", "lr")}
     return {"steps": progress.step, "images_per_s": round(progress.seen / progress.seconds, 2), **last}
 
@@ -144,11 +153,13 @@ def _mean(losses: list[torch.Tensor]) -> float:
 def _halve(progress: Progress, failed: str, report: Reporter) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if progress.batch_size // 2 < SMALLEST_BATCH:
+    if size() > 1 or progress.batch_size // 2 < SMALLEST_BATCH:
+        # Of several processes the others are in the middle of the step, and cannot be called back from it.
+        smaller = "lower training.batch_size, " if size() > 1 else ""
         raise StageError(
             "out_of_memory",
             f"memory ran out with {progress.batch_size} images in the batch: {failed}",
-            "choose a smaller student or image size, or a machine with more memory",
+            f"{smaller}choose a smaller student or image size, or a machine with more memory",
             "training.batch_size",
         )
     progress.batch_size //= 2
@@ -156,6 +167,8 @@ def _halve(progress: Progress, failed: str, report: Reporter) -> None:
 
 
 def _save(trainer: Trainer, progress: Progress, out: Path, report: Reporter) -> None:
+    if not report.leads:
+        return
     path = save_checkpoint(out, progress.step, trainer.state(), vars(progress))
     _write_curve(progress, out)
     report.checkpoint(progress.step, path, **(_metrics(progress) if progress.step else {}))

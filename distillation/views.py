@@ -83,7 +83,15 @@ def _grid(views: Tensor, size: int) -> Tensor:
     return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
 
 
-def mask_patches(pixels: Tensor, ratio: float, patch: int, generator: torch.Generator | None = None) -> Tensor:
+def mask_patches(
+    pixels: Tensor,
+    ratio: float,
+    patch: int,
+    generator: torch.Generator | None = None,
+    *,
+    first: int = 0,
+    count: int | None = None,
+) -> Tensor:
     """Blot out a random share of each image's patches with the mean colour, which is 0 in normalised pixels.
 
     Args:
@@ -91,14 +99,17 @@ def mask_patches(pixels: Tensor, ratio: float, patch: int, generator: torch.Gene
         ratio: share of the patches, rounded to whole ones; one stays visible.
         patch: side of a patch in pixels; those at the right and lower edge may be cut.
         generator: on the pixels' device; None: torch's own of that device.
+        first, count: the images are those from ``first`` on of a batch of ``count``, and get the masks they would get
+            in it; by default they are all of it.
 
     Returns:
         A masked copy.
     """
-    count, _, height, width = pixels.shape
+    images, _, height, width = pixels.shape
     rows, columns = -(-height // patch), -(-width // patch)
-    noise = torch.rand(count, rows * columns, generator=generator, device=pixels.device)
+    noise = torch.rand(count or images, rows * columns, generator=generator, device=pixels.device)
+    noise = noise[first : first + images]
     masked = min(round(ratio * rows * columns), rows * columns - 1)
-    visible = (noise.argsort(1).argsort(1) >= masked).view(count, 1, rows, columns).to(pixels.dtype)
+    visible = (noise.argsort(1).argsort(1) >= masked).view(images, 1, rows, columns).to(pixels.dtype)
     grid = visible.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
     return pixels * grid[:, :, :height, :width]

@@ -49,7 +49,7 @@ class Narration:
             case {"event": "warning", "code": str(code), "message": str(message)}:
                 self._tell("warning", message, "warning", {"code": code})
             case {"event": "error", "code": str(), "message": str()} as event:
-                self.error = event
+                self.error = self.error or event  # of several processes the first to fail knows why
             case {"event": "done"}:
                 pass  # the manifest says it all
             case _:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from distillation.corpus import Corpus
 from distillation.datasets import is_dataset
 from distillation.distilling import distil_student, facts_of, load_recipe_teacher
+from distillation.distributed import rank, size, wait_for_all
 from distillation.embedding import Embedder
 from distillation.protocol import Interrupted, Reporter, Request, StageError
 from distillation.recipe import Agnostic, Training
@@ -66,7 +67,10 @@ def _phase(training: Training, agnostic: Agnostic) -> Training:
 def _embed_photos(
     request: Request, training: Training, agnostic: Agnostic, teacher: TeacherModel, cache: Path, report: Reporter
 ) -> list[Path]:
-    """Folders of at most ``SHARD`` photos with views and features; those of an earlier attempt are kept."""
+    """Folders of at most ``SHARD`` photos with views and features; those of an earlier attempt are kept.
+
+    Several processes take turns at the folders.
+    """
     side = round(teacher.image_size * 8 / 7)
     embedder = Embedder(
         teacher,
@@ -80,7 +84,7 @@ def _embed_photos(
         if report.stop_requested:
             raise Interrupted
         folder = cache / f"{len(folders):05d}"
-        if not folder.is_dir():
+        if len(folders) % size() == rank() and not folder.is_dir():
             _write_shard(np.stack(part), side, done, embedder, training, folder)
         folders.append(folder)
         done += len(part)
@@ -92,6 +96,7 @@ def _embed_photos(
             "",
             "training.agnostic.source",
         )
+    wait_for_all()
     return folders
 
 
