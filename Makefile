@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher starter docs clean
+.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher bench-scale bench-simulated-job starter docs clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -43,7 +43,7 @@ check: setup  ## Lint, types and import contracts
 test: check  ## Lint, types, import contracts and every test (starts its own PostgreSQL and Redis)
 	$(BIN)/python -m pytest -q
 
-bench: bench-distil bench-generate bench-images bench-teacher  ## All benchmarks
+bench: bench-distil bench-generate bench-images bench-teacher bench-scale  ## All benchmarks
 
 bench-distil: setup  ## open_clip's distillation step and an online L2 step against ours
 	$(BIN)/python -m benchmarks.distil
@@ -56,6 +56,12 @@ bench-images: setup  ## Readers of training images, and the import of photos, ag
 
 bench-teacher: setup  ## open_clip's encode_image against our teacher features, and what more views cost
 	$(BIN)/python -m benchmarks.teacher
+
+bench-scale: setup  ## Generation with 1, 2 and 4 workers of the service against ideal
+	$(BIN)/python -m benchmarks.scale
+
+bench-simulated-job: setup  ## SIMULATION of jobs of 10^4, 10^5 and 10^6 images: rows, messages, files, memory
+	$(BIN)/python -m benchmarks.simulated_job
 
 bench-photos: setup  ## The paper's table on real photos of four domains (DATA: Tiny ImageNet parquet); hours on two cores
 	$(BIN)/python -m benchmarks.photos --data $(DATA)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +156,11 @@ class Corpus:
         if size > DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
             return
         parts: list[list[Tensor]] = [[], [], []]
-        for number, shard in enumerate(self.shards):
-            rows = self.rows[self.rows[:, 0] == number, 1]
+        for shard, part in zip(self.shards, _parts(self.rows, len(self.shards)), strict=True):
+            rows = self.rows[part, 1]
             arrays: Sequence[NDArray[Any]] = shard
-            for part, array in zip(parts, arrays, strict=True):
-                part.append(torch.from_numpy(array[rows]).to(self.device))
+            for kind, array in zip(parts, arrays, strict=True):
+                kind.append(torch.from_numpy(array[rows]).to(self.device))
         self._resident = (torch.cat(parts[0]), torch.cat(parts[1]), torch.cat(parts[2]))
 
 
@@ -174,10 +175,21 @@ def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def _captions(folders: Sequence[Path], rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
-    """Distinct prompts of the training images, and each image's index among them."""
-    prompts = [
-        [json.loads(line)["prompt"] for line in (folder / "images.jsonl").read_text(encoding="utf-8").splitlines()]
-        for folder in folders
-    ]
-    names, index = np.unique([prompts[shard][row] for shard, row in rows], return_inverse=True)
-    return [str(name) for name in names], index.astype(np.int64)
+    """Distinct prompts of the training images in order of the alphabet, and each image's index among them."""
+    found: dict[str, int] = {}
+    caption = np.empty(len(rows), np.int64)
+    for folder, part in zip(folders, _parts(rows, len(folders)), strict=True):
+        # One shard's lines at a time, and each prompt once: images may be many millions.
+        lines = (folder / "images.jsonl").read_text(encoding="utf-8").splitlines()
+        numbers = [found.setdefault(json.loads(line)["prompt"], len(found)) for line in lines]
+        caption[part] = np.array(numbers, np.int64)[rows[part, 1]]
+    used, caption = np.unique(caption, return_inverse=True)
+    names = np.array(list(found))[used]
+    order = np.argsort(names)
+    return [str(name) for name in names[order]], np.argsort(order)[caption].astype(np.int64)
+
+
+def _parts(rows: NDArray[np.int64], shards: int) -> list[slice]:
+    """Where the rows of each shard are; they lie in the order of the shards."""
+    bounds = np.searchsorted(rows[:, 0], np.arange(shards + 1))
+    return [slice(int(first), int(last)) for first, last in pairwise(bounds)]

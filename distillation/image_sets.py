@@ -58,9 +58,14 @@ def synthetic_images(shards: Sequence[Path], *, holdout: bool) -> ImageSet:
     return ImageSet(parts, np.concatenate(labels))
 
 
-def cached_teacher_features(shards: Sequence[Path], *, holdout: bool) -> NDArray[np.float32]:
-    """The teacher's features of the uncropped images, ``(n, embed_dim)``, in :func:`synthetic_images`' order."""
-    features = [np.load(shard / "whole.npy", mmap_mode="r")[_rows(shard, holdout)] for shard in shards]
+def cached_teacher_features(shards: Sequence[Path], images: ImageSet) -> NDArray[np.float32]:
+    """The teacher's features of the uncropped images, ``(n, embed_dim)``.
+
+    Args:
+        images: of :func:`synthetic_images`, all or a sample.
+    """
+    parts = zip(shards, images.parts, strict=True)
+    features = [np.load(shard / "whole.npy", mmap_mode="r")[rows] for shard, (_, rows) in parts]
     return np.concatenate(features).astype(np.float32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import resource
 import shutil
 import time
 import traceback
@@ -57,6 +58,7 @@ def explain(error: BaseException) -> StageError:
 
 def run_child(request_file: Path, report: Reporter) -> int:
     """The body of the child process; its exit status."""
+    allow_many_files()
     try:
         report.done(run_stage(Request.read(request_file), report))
     except Interrupted:
@@ -66,3 +68,9 @@ def run_child(request_file: Path, report: Reporter) -> int:
         report.error(explain(error))
         return FAILED
     return DONE
+
+
+def allow_many_files() -> None:
+    """Let this process open as many files as the system grants: training keeps three of every shard mapped."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

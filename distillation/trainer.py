@@ -204,9 +204,18 @@ class Trainer:
 
 def _of_all(part: Batch, count: int) -> Batch:
     """The whole batch of ``count`` images from the parts of all processes."""
-    by_image = ("student", "teacher", "caption", "masked", "augmented")
-    rows = {name: getattr(part, name) for name in by_image}
-    return replace(part, **{name: rows_of_all(row, count) for name, row in rows.items() if row is not None})
+
+    def whole(rows: Tensor | None) -> Tensor | None:
+        return None if rows is None else rows_of_all(rows, count)
+
+    return replace(
+        part,
+        student=rows_of_all(part.student, count),
+        teacher=rows_of_all(part.teacher, count),
+        caption=whole(part.caption),
+        masked=whole(part.masked),
+        augmented=whole(part.augmented),
+    )
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Writes what is generated in docs/: the recipe reference from its schema, and the table of settings."""
+"""Writes what is generated in docs/: the recipe reference from its schema, the tables of settings and of growth."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from api.jobs.preflight import MAX_SHARDS
+from benchmarks.growth import Image, growth
 from distillation.generator_recipe import GeneratorRecipe
 from distillation.recipe import ClassSpec, Recipe, Teacher
 from distillation.recipe_fields import Section
@@ -16,6 +18,8 @@ from state.settings import Settings
 
 PAGE = Path(__file__).with_name("recipe-reference.md")
 OPERATIONS = Path(__file__).with_name("operations.md")
+SCALE = Path(__file__).with_name("scale.md")
+CLASSES, ENCODER_FILES = 100, 10
 LIMITS = {
     "gt": ">",
     "ge": "at least",
@@ -100,6 +104,33 @@ def operations() -> str:
     return f"{head}<!-- settings -->\n\n{table}\n<!-- settings -->{tail}"
 
 
+def scale() -> str:
+    """docs/scale.md with its table of sizes made anew."""
+    head, tail = SCALE.read_text(encoding="utf-8").split("<!-- growth -->")[::2]
+    names = ("images", "`shard_size`", "shards", "task rows", "messages", "events, at least", "files", "bytes")
+    names = (*names, "memory in training", "GPU-hours at r images/s")
+    table = f"| {' | '.join(names)} |\n{'|---' * len(names)}|\n"
+    for power in range(4, 9):
+        images, shard_size = 10**power, 1024
+        while images > MAX_SHARDS * shard_size:
+            shard_size *= 2
+        made = growth(images, shard_size, CLASSES, ENCODER_FILES)
+        counts = (shard_size, made.shards, made.tasks, made.messages, made.events, made.files)
+        sizes = (_bytes(images * Image().array_bytes), _bytes(32 * images), f"{images / 3600:,.1f} / r")
+        table += f"| 10^{power} | " + " | ".join([*(f"{count:,}" for count in counts), *sizes]) + " |\n"
+    return f"{head}<!-- growth -->\n\n{table}\n<!-- growth -->{tail}"
+
+
+def _bytes(count: int) -> str:
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
     OPERATIONS.write_text(operations(), encoding="utf-8")
+    SCALE.write_text(scale(), encoding="utf-8")

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from distillation.recipe_fields import is_trained
-from state.advance import advance, finish_job, settle, show_stage, stop_waiting, stopped, tasks_of
+from state.advance import advance, finish_job, settle, show_stage, stop_waiting, stopped, take_over, unfinished_stages
 from state.checkpoints import add_checkpoint, newest_checkpoint
 from state.database import database_now
 from state.errors import StaleToken, error_of
@@ -60,7 +60,7 @@ def claim_task(session: Session, task_id: int, owner: str, lease_seconds: float)
     task = session.get_one(Task, task_id, populate_existing=True)
     if stopped(job) or task.status != "ready":
         return None
-    if session.get(Result, task.key) is not None:
+    if take_over(session, job, [task]):
         advance(session, job)
         return None
     now = database_now(session)
@@ -87,7 +87,7 @@ def claim_task(session: Session, task_id: int, owner: str, lease_seconds: float)
         return None
     session.refresh(task)
     job.started_at = job.started_at or now
-    show_stage(session, job, tasks_of(session, job.id))
+    show_stage(session, job)
     message = f"Stage {task.stage} started" + (f" (attempt {task.attempt})." if task.attempt > 1 else ".")
     append_event(session, job.id, "stage", message, stage=task.stage, data=_described(task, "running"))
     return _claim(session, job, task)
@@ -226,7 +226,7 @@ def _go_on(session: Session, job: Job) -> None:
     session.flush()
     if not stopped(job):
         advance(session, job)
-    elif all(task.status == "done" for task in tasks_of(session, job.id)):
+    elif not unfinished_stages(session, job):
         advance(session, job)  # cancelled too late: everything is there
     else:
         settle(session, job)
@@ -281,9 +281,9 @@ def _row_count(session: Session, statement: Any) -> int:
 
 def _claim(session: Session, job: Job, task: Task) -> Claim:
     inputs: dict[str, list[str | None]] = {name: [] for name in task.needs}
-    for other in tasks_of(session, job.id):
-        if other.stage in inputs:
-            inputs[other.stage].append(other.bundle)
+    made = select(Task.stage, Task.bundle).where(Task.job_id == job.id, Task.stage.in_(task.needs)).order_by(Task.shard)
+    for stage, bundle in session.execute(made):
+        inputs[stage].append(bundle)
     inputs |= {name: [bundle] for name, bundle in _named(session, task.stage, job.recipe).items()}
     return Claim(
         task_id=task.id,

@@ -13,9 +13,11 @@ from state.database import database_now
 from state.tables import TERMINAL, Job, Outbox, Task
 
 
-def announce(session: Session, task: Task) -> None:
-    """Write the message that lets a worker look at a ready task; it is sent after the commit."""
-    session.add(Outbox(task_id=task.id, queue=QUEUES[task.stage], created_at=database_now(session)))
+def announce(session: Session, *tasks: Task) -> None:
+    """Write the messages that let workers look at ready tasks; they are sent after the commit."""
+    if tasks:
+        now = database_now(session)
+        session.add_all(Outbox(task_id=task.id, queue=QUEUES[task.stage], created_at=now) for task in tasks)
 
 
 def announce_twins(session: Session, task: Task) -> None:
@@ -24,8 +26,7 @@ def announce_twins(session: Session, task: Task) -> None:
     They could not be claimed while it ran; now their output exists, or one of them has to make it.
     """
     twins = select(Task).where(Task.key == task.key, Task.status == "ready", Task.id != task.id)
-    for twin in session.scalars(twins):
-        announce(session, twin)
+    announce(session, *session.scalars(twins))
 
 
 def unpublished(session: Session, limit: int = 500) -> list[Outbox]:

@@ -9,7 +9,7 @@ import pytest
 
 from distillation.catalogue import SMALL_STUDENTS
 from distillation.recipe import load_recipe
-from docs.generate import OPERATIONS, PAGE, operations, page
+from docs.generate import OPERATIONS, PAGE, SCALE, operations, page, scale
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
@@ -22,6 +22,10 @@ def test_the_recipe_reference_is_current() -> None:
 
 def test_the_table_of_settings_is_current() -> None:
     assert OPERATIONS.read_text(encoding="utf-8") == operations(), "run `make docs`"
+
+
+def test_the_table_of_growth_is_current() -> None:
+    assert SCALE.read_text(encoding="utf-8") == scale(), "run `make docs`"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

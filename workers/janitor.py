@@ -67,8 +67,7 @@ def announce_overlooked(engine: Engine, celery: Celery, settings: Settings) -> i
     with session_scope(engine) as session:
         moment_ago = database_now(session) - timedelta(seconds=settings.janitor_seconds)
         missed = [task for task in overlooked(session, moment_ago) if QUEUES[task.stage] in drained]
-        for task in missed:
-            announce(session, task)
+        announce(session, *missed)
     return len(missed)
 
 

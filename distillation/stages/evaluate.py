@@ -22,6 +22,9 @@ from distillation.student_folder import read_student
 from models.students import student_features
 from models.teachers import TeacherModel
 
+MOST_HELD_OUT = 50_000
+"""Synthetic images measured: more tell nothing new (their share of hits has a standard error of 0.2 points at most)."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -52,7 +55,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     """Write ``report.json`` and return its scores."""
     recipe = request.recipe
     shards, distilled = request.inputs["generate"], request.inputs["distil"][0]
-    held_out = synthetic_images(shards, holdout=True)
+    held_out = synthetic_images(shards, holdout=True).sample(MOST_HELD_OUT, recipe.seed)
     if not len(held_out):
         raise StageError(
             "too_many_dropped",
@@ -69,9 +72,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     teacher = load_recipe_teacher(recipe, device)
     encoders = _Encoders(teacher, distilled, device, report, len(held_out) + 2 * len(photos or ()))
     head = teacher.zero_shot_head(zero_shot_prompts(recipe.domain)).cpu().numpy()
-    synthetic = Measured(
-        held_out.labels, cached_teacher_features(shards, holdout=True), encoders.student(held_out), head
-    )
+    synthetic = Measured(held_out.labels, cached_teacher_features(shards, held_out), encoders.student(held_out), head)
     real = None
     if photos is not None:
         real = Measured(photos.labels, encoders.teacher(photos), encoders.student(photos), head)

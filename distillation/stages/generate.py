@@ -73,7 +73,9 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     np.save(out / "holdout.npy", np.array([row.holdout for row in chosen], np.bool_))
     described = _describe(recipe, generator, chosen, files.progress.attempts[kept])
     write_atomically(out / "images.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in described))
-    write_samples(out, described)
+    if rows[0].index < len(recipe.domain.classes):
+        # Shards that hold the first image of a class show samples: as many as there are classes, however many images.
+        write_samples(out, described)
     summary = _summary(files.progress)
     files.remove()
     return summary

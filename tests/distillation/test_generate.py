@@ -111,6 +111,7 @@ def test_shards_hold_what_the_contract_says(
             assert content is not None
             decoded = np.asarray(Image.open(io.BytesIO(content.read()))).astype(int)
             assert np.abs(decoded - pixels).mean() < 25, "noise compresses badly, but it is this image"
+    assert not (second.out / "samples.json").exists(), "samples do not grow with the images"
     samples = json.loads((out / "samples.json").read_text())
     assert sorted(sample["class"] for sample in samples) == sorted(CLASSES * 2)
     assert all(Image.open(out / sample["file"]).size == (64, 64) for sample in samples)

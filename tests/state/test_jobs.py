@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, event, select
 
 from state.claims import Claim, claim_task, fail_task, finish_task, heartbeat, release_task
 from state.database import database_now, read_scope, session_scope
@@ -272,3 +272,24 @@ def test_metrics(database: Engine) -> None:
     assert seen.queue_depth == {"distil": 0, "evaluate": 0, "export": 0, "generate": 1}
     assert 0 <= seen.lease_ages[held.task_id] < 60 and 0 < seen.lease_left[held.task_id] <= 60
     assert waiting == 2 and seen.oldest_unsent >= 0
+
+
+def test_a_shard_s_start_and_end_look_at_few_tasks(database: Engine) -> None:
+    """However many shards the job has: else a job of n shards would load n * n rows."""
+    with session_scope(database) as session:
+        job_id = new_job(session, stage_tasks(shards=300)).id
+    run(database, job_id, "prompts")
+    shard = tasks_of(database, job_id, "generate")[7]
+    loaded: list[Task] = []
+
+    def count(task: Task, _context: object) -> None:
+        loaded.append(task)
+
+    event.listen(Task, "load", count)
+    try:
+        held = claim(database, shard)
+        assert held
+        finish(database, held)
+    finally:
+        event.remove(Task, "load", count)
+    assert 0 < len(loaded) <= 20
