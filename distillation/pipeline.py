@@ -11,7 +11,7 @@ from typing import Any
 from distillation.datasets import import_dataset, is_dataset
 from distillation.generator_recipe import GeneratorRecipe
 from distillation.plan import StageTask, dataset_fingerprint, plan, plan_generator
-from distillation.protocol import Request, StageError
+from distillation.protocol import Request, StageError, is_whole
 from distillation.recipe import Recipe
 from distillation.recipe_fields import is_trained
 from distillation.stage_process import StageProcess
@@ -20,7 +20,7 @@ Listener = Callable[[StageTask, dict[str, Any]], None]
 
 
 def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
-    """Run ``recipe`` into ``out``; stages already done there are kept. Returns the encoder's folder.
+    """Run ``recipe`` into ``out``; stages done there are kept if their files are whole. Returns the encoder's folder.
 
     Each stage runs in a child process, as under the service, so that its memory goes when it ends.
 
@@ -41,7 +41,7 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
     for task in tasks:
         folder = _folder(task, out)
         folders.setdefault(task.stage, []).append(folder)
-        if (folder / "manifest.json").is_file():
+        if is_whole(folder):
             on_event(task, {"event": "reused"})
             continue
         inputs = {name: folders[name] for name in task.needs}
@@ -71,7 +71,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, on_event: Listener) -> P
     photos = _photos(recipe.dataset, out)
     [task] = plan_generator(recipe, lambda _name: dataset_fingerprint(str(photos)))
     folder = _folder(task, out)
-    if (folder / "manifest.json").is_file():
+    if is_whole(folder):
         on_event(task, {"event": "reused"})
     else:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +112,9 @@ def _external_inputs(recipe: Recipe, out: Path) -> dict[str, Path]:
 
 
 def _run_in_child(request: Request[Any], task: StageTask, on_event: Listener) -> None:
+    if (request.out / "manifest.json").is_file():  # done once, but damaged since
+        shutil.rmtree(request.out)
+        request.out.mkdir()
     request_file = request.out.with_name("request.json")
     request.write(request_file)
     log = request_file.with_name("stderr.log")

@@ -190,6 +190,17 @@ def write_manifest(request: Request[Any], summary: dict[str, Any], seconds: floa
     write_atomically(request.out / "manifest.json", json.dumps(content, indent=1) + "\n")
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a stage is done in ``folder`` and its files are those of the manifest, by size and sha256."""
+    if not (folder / "manifest.json").is_file():
+        return False
+    listed = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+    paths = [folder / item["name"] for item in listed]
+    return all(
+        path.is_file() and path.stat().st_size == item["size"] for path, item in zip(paths, listed, strict=True)
+    ) and all(file_sha256(path) == item["sha256"] for path, item in zip(paths, listed, strict=True))
+
+
 def write_atomically(path: Path, content: str) -> None:
     """Write a text file so that readers see the old one or the whole new one."""
     fresh = path.with_name(path.name + ".new")

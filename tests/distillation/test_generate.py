@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distillation.protocol import INTERRUPTED, Interrupted, Reporter, Request, StageError
+from distillation.protocol import INTERRUPTED, Interrupted, Reporter, Request, StageError, is_whole
 from distillation.recipe import Recipe
 from distillation.sampling_plan import image_seed
 from distillation.stages import generate, prompts
@@ -250,6 +250,16 @@ def test_sigterm_stops_a_real_child_and_a_second_one_goes_on(
     assert lines[-1]["summary"]["images"] == 96
     manifest = json.loads((request.out / "manifest.json").read_text())
     assert {Path(item["name"]).parts[0] for item in manifest["files"]} == set(OUTPUTS)
+    features = np.load(request.out / "features.npy", mmap_mode="r")
+    assert features.dtype == np.float16 and isinstance(features, np.memmap)
+    assert is_whole(request.out)
+    for name in ("features.npy", "pixels.npy"):
+        content = (request.out / name).read_bytes()
+        for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1])):
+            (request.out / name).write_bytes(damaged)
+            assert not is_whole(request.out)
+        (request.out / name).write_bytes(content)
+    assert is_whole(request.out)
 
 
 def test_a_full_disk_is_found_before_the_work(

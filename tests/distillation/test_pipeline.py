@@ -45,6 +45,13 @@ def test_a_job_without_the_service(
     assert again.exit_code == 0 and again.output.count("reused") == 6, again.output
     assert json.loads(Path("out/report.json").read_text()) == report
 
+    [features] = Path("out").glob("stages/generate-0-*/out/features.npy")
+    content = features.read_bytes()
+    features.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    third = CliRunner().invoke(app, command)
+    assert third.exit_code == 0 and third.output.count("reused") == 5, third.output
+    assert features.read_bytes() == content
+
 
 def test_a_recipe_run_twice_gives_the_same_bytes(teacher_folder: Path, sd_folder: Path, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(recipe_of(teacher_folder, sd_folder))
