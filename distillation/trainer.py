@@ -21,6 +21,7 @@ from distillation.optimizer_state import load_optimizer, optimizer_tensors, unde
 from distillation.recipe import Training
 from distillation.schedules import ema_decay
 from distillation.views import apply_views, mask_patches
+from distillation.whole_step import Step, whole_step
 from models.augmentation import augmentation_layer, augmented_features
 from models.cpu_layers import speed_up_bf16
 from models.losses import Batch, total_loss
@@ -84,12 +85,19 @@ class Trainer:
         self.average: nn.Module | None = None
         if training.ema is not None:
             self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
+        self._alone = size() == 1
+        # One CUDA graph of the whole step; of the other optimisers not all read the rate from a tensor.
+        self._recordable = device.type == "cuda" and self._alone and training.optimizer == "adamw"
+        self._replay: Step | None = None
+        self._recorded_shape: torch.Size | None = None
+        self._lr, self._decay = torch.zeros(2, device=device).unbind()
         self.optimizer = timm.optim.create_optimizer_v2(
             self.student,
             opt=training.optimizer,
             lr=training.lr,
             weight_decay=training.weight_decay,
             **OPTIMIZER_SETTINGS[training.optimizer],
+            **({"capturable": True} if self._recordable else {}),
         )
         self.augmentation: nn.Module | None = None
         if "afd" in training.losses:
@@ -101,10 +109,10 @@ class Trainer:
         self._std = torch.tensor(teacher.std, device=device)
         self._captions = None if teacher.captions is None else teacher.captions.to(device)
         self._compiled: Callable[[TrainingBatch], Tensor] | None = None
-        self._alone = size() == 1
         if device.type == "cuda" and self._alone:
-            # CUDA graphs: a small student's step is bound by kernel launches.
-            self._compiled = torch.compile(self._loss, mode="reduce-overhead", dynamic=False)
+            # A small student's step is bound by kernel launches: CUDA graphs, of the loss alone where not of all.
+            mode = "default" if self._recordable else "reduce-overhead"
+            self._compiled = torch.compile(self._loss, mode=mode, dynamic=False)
 
     @property
     def result(self) -> nn.Module:
@@ -117,15 +125,42 @@ class Trainer:
         Raises:
             RuntimeError: of a kind that ``is_out_of_memory`` knows, with weights and optimiser unchanged.
         """
-        torch.manual_seed(self._training.seed * 1_000_003 + number)  # dropout, stochastic depth, masks
+        seed = self._training.seed * 1_000_003 + number  # dropout, stochastic depth, masks
+        decay = ema_decay(number, self._training.ema or 0.0)
+        if self._recordable:
+            return self._replayed(batch, seed, lr, decay)
+        torch.manual_seed(seed)
+        return self._update(batch, lr, decay)
+
+    def _update(self, batch: TrainingBatch, lr: float | Tensor, decay: float | Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         loss = self._backward(batch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self._update_average(ema_decay(number, self._training.ema or 0.0))
+            self._update_average(decay)
         return loss.detach()
+
+    def _replayed(self, batch: TrainingBatch, seed: int, lr: float, decay: float) -> Tensor:
+        """:meth:`_update` as one CUDA graph, from the second batch of a shape on."""
+        inputs = [tensor for tensor in (batch.images, batch.views, batch.features, batch.caption) if tensor is not None]
+
+        def update(images: Tensor, views: Tensor, features: Tensor, caption: Tensor | None = None) -> Tensor:
+            return self._update(TrainingBatch(images, views, features, caption), self._lr, self._decay)
+
+        self._lr.fill_(lr)
+        self._decay.fill_(decay)
+        step: Step | None = update
+        if batch.images.shape != self._recorded_shape:
+            self._replay, self._recorded_shape = None, batch.images.shape
+        else:
+            self._replay = step = self._replay or whole_step(update, inputs, self.state())
+        torch.manual_seed(seed)
+        if step is None:
+            self._recordable = False
+            return self._update(batch, lr, decay)
+        return step(*inputs)
 
     def _loss(self, batch: TrainingBatch) -> Tensor:
         pixels = apply_views(batch.images, batch.views, self._image_size, self._mean, self._std)
@@ -163,11 +198,17 @@ class Trainer:
         return self._backward(batch)
 
     @torch.no_grad()
-    def _update_average(self, decay: float) -> None:
+    def _update_average(self, decay: float | Tensor) -> None:
         assert self.average is not None
         average, current = list(_tensors(self.average)), list(_tensors(self.student))
         floating = [i for i, tensor in enumerate(average) if tensor.is_floating_point()]
-        torch._foreach_lerp_([average[i] for i in floating], [current[i] for i in floating], 1 - decay)
+        old_ones, new_ones = [average[i] for i in floating], [current[i] for i in floating]
+        if isinstance(decay, Tensor):  # lerp takes no weight from the device
+            moves = torch._foreach_sub(new_ones, old_ones)
+            torch._foreach_mul_(moves, 1 - decay)
+            torch._foreach_add_(old_ones, moves)
+        else:
+            torch._foreach_lerp_(old_ones, new_ones, 1 - decay)
         for old, new in zip(average, current, strict=True):
             if not old.is_floating_point():
                 old.copy_(new)
@@ -194,6 +235,7 @@ class Trainer:
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go back to a :meth:`state`."""
+        self._replay = self._recorded_shape = None  # a graph holds on to the optimiser's old tensors
         self.student.load_state_dict(under("student.", tensors))
         if self.average is not None:
             self.average.load_state_dict(under("average.", tensors))
