@@ -45,7 +45,7 @@ test: check  ## Lint, types, import contracts and every test (starts its own Pos
 
 bench: bench-distil bench-generate bench-images bench-teacher bench-scale  ## All benchmarks
 
-bench-distil: setup  ## open_clip's distillation step and an online L2 step against ours
+bench-distil: setup  ## Training steps of open_clip, online L2 and a cached loop against ours, and our loop against its bare step
 	$(BIN)/python -m benchmarks.distil
 
 bench-generate: setup  ## A plain diffusers loop against our sampler and JPEG writer

@@ -94,7 +94,7 @@ def distil_student(
     params, macs = count_params(student), count_macs(student, chosen.image_size)
     trainer = Trainer(student, chosen.image_size, training, teacher, corpus.device)
     length = training_length(training, corpus.count)
-    summary = train(trainer, corpus, training, length, request.out, report, _measurement(trainer, corpus, head))
+    summary = train(trainer, corpus, training, length, request.out, report, holdout_measurement(trainer, corpus, head))
     if not report.leads:
         return summary
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in trainer.result.state_dict().items()}
@@ -112,7 +112,9 @@ def distil_student(
     return {**summary, "init": init}
 
 
-def _measurement(trainer: Trainer, corpus: Corpus, head: Tensor | None) -> Callable[[], dict[str, float]]:
+def holdout_measurement(trainer: Trainer, corpus: Corpus, head: Tensor | None) -> Callable[[], dict[str, float]]:
+    """The scores of the trainer's student for the curve; ``head`` as in :func:`distil_student`."""
+
     def measure() -> dict[str, float]:
         """Cosine with the teacher, and agreement on the class, over held-out images seen whole."""
         cosines, agreements = [], []
