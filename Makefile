@@ -10,10 +10,10 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher bench-scale bench-simulated-job starter docs clean
+.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke starter docs clean
 
 help:  ## List the commands
-	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready  ## Make .venv with everything in it (brings uv itself)
 
@@ -43,7 +43,7 @@ check: setup  ## Lint, types and import contracts
 test: check  ## Lint, types, import contracts and every test (starts its own PostgreSQL and Redis)
 	$(BIN)/python -m pytest -q
 
-bench: bench-distil bench-generate bench-images bench-teacher bench-scale  ## All benchmarks
+bench: bench-distil bench-generate bench-images bench-teacher bench-scale bench-time-to-accuracy  ## All benchmarks
 
 bench-distil: setup  ## Training steps of open_clip, online L2 and a cached loop against ours, and our loop against its bare step
 	$(BIN)/python -m benchmarks.distil
@@ -62,6 +62,12 @@ bench-scale: setup  ## Generation with 1, 2 and 4 workers of the service against
 
 bench-simulated-job: setup  ## SIMULATION of jobs of 10^4, 10^5 and 10^6 images: rows, messages, files, memory
 	$(BIN)/python -m benchmarks.simulated_job
+
+bench-time-to-accuracy: setup  ## Seconds until the student is as good as it gets, for ours, online L2 and open_clip
+	$(BIN)/python -m benchmarks.time_to_accuracy
+
+bench-smoke: setup  ## Every benchmark at a reduced size: are the ratios still the committed ones? (WRITE=1 writes new ones)
+	$(BIN)/python -m benchmarks.smoke $(if $(WRITE),--write)
 
 bench-photos: setup  ## The paper's table on real photos of four domains (DATA: Tiny ImageNet parquet); hours on two cores
 	$(BIN)/python -m benchmarks.photos --data $(DATA)

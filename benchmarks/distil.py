@@ -214,7 +214,7 @@ def _peers(
     tower: nn.Module, clip: nn.Module, corpus: Corpus, batch_size: int, steps: int, facts: TeacherFacts
 ) -> dict[str, Callable[[], object]]:
     """``steps`` steps of each peer, by its name."""
-    device, config, size = corpus.device, facts.model_cfg, facts.image_size
+    device, config = corpus.device, facts.model_cfg
     pixels = normalised(corpus, batch_size, facts)
     tokens = torch.randint(1, 1000, (batch_size, config["text_cfg"]["context_length"]), device=device)
     exact, rounded = clip, in_bf16(clip)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import open_clip
 import timm
+import timm.optim
 import torch
 import torch.nn.functional as F
 from open_clip.loss import DistillClipLoss
@@ -152,6 +153,7 @@ def _laid_out(pixels: Tensor, tuned: bool) -> Tensor:
 
 
 def _optimizer(model: nn.Module, tuned: bool, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """AdamW as open_clip's trainer sets it up, but for ``settings``."""
+    """AdamW as open_clip's trainer sets it up, but for ``settings``; biases and gains do not decay."""
     wanted = {"lr": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2, **settings}
-    return torch.optim.AdamW(model.parameters(), **wanted, fused=tuned or None)
+    groups = timm.optim.param_groups_weight_decay(model, wanted["weight_decay"])
+    return torch.optim.AdamW(groups, **wanted, fused=tuned or None)

@@ -1,0 +1,81 @@
+"""Every benchmark at a reduced size: are the ratios still those that were committed?
+
+    python -m benchmarks.smoke [--only NAME] [--write]
+
+Ratios are compared, never seconds. A ratio whose whole 95 % interval lies more than a tenth below the committed median
+is called slower; that is a warning, not a failure: the exit status stays 0. Ratios belong to a size and depend on the
+processor, so the committed ones are this command's own, written by ``--write`` on an idle machine into
+``benchmarks/ratios.json``, and a different machine is named. A benchmark joins by one line in :data:`SIZES`; its
+``main`` returns its ratios by name, each how many times ours is faster.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.harness import Ratio, console, machine, print_table, write_json
+
+SIZES: dict[str, dict[str, Any]] = {
+    "distil": {"batch_size": 16, "rounds": 5},
+    "generate": {"images": 32, "batch_size": 16, "rounds": 5},
+    "time_to_accuracy": {"images_per_class": 20, "measured_per_class": 20, "epochs": 6},
+}
+"""The arguments of each benchmark's ``main``; the whole suite takes a few minutes on two cores."""
+COMMITTED = Path(__file__).with_name("ratios.json")
+TOLERANCE = 0.1
+SLOWER, MISSING = "slower than committed", "not measured now"
+SAME_MACHINE = ("cpu", "threads", "gpu")
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help="Only this benchmark (may be repeated).")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write the ratios found, to be committed.")] = False,
+) -> list[str]:
+    """Returns what is slower than committed, as ``benchmark: ratio``."""
+    if unknown := set(only or ()) - SIZES.keys():
+        raise typer.BadParameter(f"no benchmark {min(unknown)!r}; there are {', '.join(SIZES)}", param_hint="--only")
+    committed = json.loads(COMMITTED.read_text(encoding="utf-8")) if COMMITTED.is_file() else {}
+    chosen = [name for name in SIZES if name in (only or SIZES)]
+    found = {name: importlib.import_module(f"benchmarks.{name}").main(**SIZES[name]) for name in chosen}
+    rows = [
+        [name, which, now or "", old or "none", verdict(now, old)]
+        for name, ratios in found.items()
+        for which, now, old in compared(ratios, committed.get("ratios", {}).get(name, {}))
+    ]
+    print_table("ratios at smoke size", ["benchmark", "ratio", "now", "committed", ""], rows)
+    if committed and any(committed["machine"][key] != machine()[key] for key in SAME_MACHINE):
+        was = ", ".join(f"{key} {committed['machine'][key]}" for key in SAME_MACHINE)
+        console.print(f"another machine than the committed ratios' ({was}): they depend on it", highlight=False)
+    plain = {name: {which: one._asdict() for which, one in ratios.items()} for name, ratios in found.items()}
+    write_json("smoke", {"ratios": plain})
+    if write:
+        kept = {name: ratios for name, ratios in committed.get("ratios", {}).items() if name in SIZES}
+        content = {"machine": machine(), "ratios": {**kept, **plain}}
+        COMMITTED.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        console.print(f"written: {COMMITTED.name}")
+    return [f"{name}: {which}" for name, which, _, _, said in rows if said == SLOWER]
+
+
+def compared(
+    now: Mapping[str, Ratio], committed: Mapping[str, Mapping[str, float]]
+) -> list[tuple[str, Ratio | None, Ratio | None]]:
+    """Each ratio's name, as it is and as it was committed; None where there is none."""
+    old = {name: Ratio(**one) for name, one in committed.items()}
+    return [(name, now.get(name), old.get(name)) for name in dict.fromkeys([*now, *old])]
+
+
+def verdict(now: Ratio | None, committed: Ratio | None) -> str:
+    """What to say of a ratio; nothing where all is well or nothing was committed."""
+    if now is None:
+        return MISSING
+    return SLOWER if committed is not None and now.high < (1 - TOLERANCE) * committed.median else ""
+
+
+if __name__ == "__main__":
+    typer.run(main)

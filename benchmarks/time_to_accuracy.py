@@ -1,0 +1,208 @@
+"""Seconds until a student is as good as it gets, for our training and for others, cache building included.
+
+    python -m benchmarks.time_to_accuracy [--recipe recipes/demo.yaml] [--images-per-class 55] [--epochs 12]
+        [--batch-size 64] [--runs 3] [--threads 2]
+
+The images are made once, off the clock, by the product's own stage with the recipe's generator. All arms have the same
+images, teacher, student, starting weights (the starter's base student where there is one), AdamW settings, learning
+rates and number of images seen; averaged weights are off. They differ in what a step computes:
+
+- `ours`: the teacher embeds the recipe's number of views of every image first, on the clock, then cached L2 steps.
+- `online L2`: the paper's loss, the teacher on new views in every step.
+- `open_clip`: `DistillClipLoss` on new views and prompts, the student's text tower trained along. It starts as the
+  teacher's, which favours it, and is scored with that text tower.
+
+`tuned` is as in `benchmarks.peers`. All arms read images from memory and crop them in batches, as ours does: this
+favours the peers. lightly-train is left out: it takes DINO teachers only.
+
+Accuracy is top-1 on generated images of another seed, in fp32. The generate stage keeps what the teacher recognises, so
+this is also the agreement with the teacher. It is measured 24 times in each training, off the clock; arms take turns
+from measurement to measurement. The *final accuracy* is the lowest of what `ours` and the two `online L2` arms end
+with: all three learn the same features. An arm's time to a share of it is the time of its first measurement that is
+not below (the untrained start does not count). A peer that does not get there is shown as such, and has no ratio.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks.accuracy_arms import Arm, Job, new_job, online_l2, open_clip_distillation, ours
+from benchmarks.harness import Ratio, matmul_flops, print_table, ratio, synchronize, write_json
+from distillation.plan import plan
+from distillation.protocol import Reporter, Request
+from distillation.recipe import Recipe, load_recipe
+from distillation.runner import run_stage
+from distillation.schedules import lr_factor
+
+MARKS = (0.95, 0.98, 1.0)
+MEASUREMENTS = 24
+SAME_FEATURES = 0.999
+"""Smallest mean cosine of our cached features with those of the teacher in fp32."""
+L2_ARMS = ("ours", "online L2", "online L2, tuned")
+
+
+def main(
+    recipe: Annotated[Path, typer.Option(exists=True, dir_okay=False)] = Path("recipes/demo.yaml"),
+    images_per_class: Annotated[int, typer.Option(min=5, help="To train on; a tenth of them is held out.")] = 55,
+    measured_per_class: Annotated[int, typer.Option(min=1, help="Images to measure on.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 12,
+    batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    runs: Annotated[int, typer.Option(min=1, help="Trainings of each arm, with other orders and views.")] = 3,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> dict[str, Ratio]:
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = _reduced(load_recipe(recipe), images_per_class, batch_size)
+    changes = {"images_per_class": measured_per_class, "seed": wanted.data.seed + 1}
+    measured = wanted.model_copy(update={"data": wanted.data.model_copy(update=changes)})
+    with tempfile.TemporaryDirectory(prefix="bench-accuracy-") as folder:
+        flops = matmul_flops(torch.bfloat16, device.type)
+        images, others = _images(wanted, Path(folder) / "train"), _images(measured, Path(folder) / "measure")
+        job = new_job(wanted, images, others, device)
+        steps = max(MEASUREMENTS, round(job.corpus.count * epochs / batch_size))
+        done = []
+        for seed in range(runs):
+            training = wanted.training.model_copy(update={"seed": seed})
+            once = replace(job, recipe=wanted.model_copy(update={"training": training}))
+            done.append(race(once, _arms(once, Path(folder) / f"cache-{seed}"), steps))
+    final = [min(arms[name].curve[-1][1] for name in L2_ARMS) for arms in done]
+    times = {
+        name: {mark: [seconds_to(arms[name].curve, mark * end) for arms, end in zip(done, final, strict=True)]
+               for mark in MARKS}
+        for name in done[0]
+    }  # fmt: skip
+    ratios = {
+        f"{name} to {mark:.0%}": ratio(_reached(seconds), _reached(times["ours"][mark]))
+        for name, marks in times.items()
+        for mark, seconds in marks.items()
+        if name != "ours" and None not in (*seconds, *times["ours"][mark])
+    }
+    ends = {name: [arms[name].curve[-1][1] for arms in done] for name in done[0]}
+    print_table(
+        f"{job.corpus.count} images of {len(wanted.domain.classes)} classes, {job.size} pixels, {steps} steps of "
+        f"{batch_size}, {runs} runs; final accuracy {statistics.median(final):.1%}, "
+        f"at the start {done[0]['ours'].curve[0][1]:.1%}",
+        ["arm", "ends with", *(f"s to {mark:.0%}" for mark in MARKS), *(f"ours at {mark:.0%}" for mark in MARKS)],
+        [
+            [
+                name,
+                f"{statistics.median(ends[name]):.1%}",
+                *(_median(times[name][mark]) for mark in MARKS),
+                *(ratios.get(f"{name} to {mark:.0%}", "") for mark in MARKS),
+            ]
+            for name in times
+        ],
+    )
+    write_json(
+        "time_to_accuracy",
+        {
+            "settings": {"images": job.corpus.count, "steps": steps, "batch_size": batch_size, "runs": runs},
+            "final_accuracy": final,
+            "ends_with": ends,
+            "seconds": {name: {str(mark): s for mark, s in marks.items()} for name, marks in times.items()},
+            "curves": {name: [arms[name].curve for arms in done] for name in done[0]},
+            "ratios": {name: value._asdict() for name, value in ratios.items()},
+            "matmul_flops": flops,
+        },
+    )
+    return ratios
+
+
+def race(job: Job, arms: Mapping[str, Callable[[], Arm]], steps: int) -> dict[str, Arm]:
+    """Train all arms, in turns of as many steps as lie between two measurements."""
+    entered = {name: make() for name, make in arms.items()}
+    device, training = job.teacher.device.type, job.recipe.training
+    for arm in entered.values():
+        arm.curve.append((arm.seconds, job.accuracy(arm)))
+    stops = [round(steps * part / MEASUREMENTS) for part in range(MEASUREMENTS + 1)]
+    names = list(entered)
+    for turn, (start, stop) in enumerate(pairwise(stops)):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            arm = entered[name]
+            synchronize(device)
+            began = perf_counter()
+            for number in range(start, stop):
+                arm.step(number, training.lr * lr_factor(number / steps, training.schedule, training.warmup))
+            synchronize(device)
+            arm.seconds += perf_counter() - began
+            arm.curve.append((arm.seconds, job.accuracy(arm)))
+    return entered
+
+
+def seconds_to(curve: list[tuple[float, float]], accuracy: float) -> float | None:
+    """Seconds at the first measurement after the start that is not below ``accuracy``, or None."""
+    return next((seconds for seconds, measured in curve[1:] if measured >= accuracy), None)
+
+
+def _reached(seconds: list[float | None]) -> list[float]:
+    return [one for one in seconds if one is not None]
+
+
+def _median(seconds: list[float | None]) -> float | str:
+    return "not reached" if None in seconds else statistics.median(_reached(seconds))
+
+
+def _reduced(recipe: Recipe, images_per_class: int, batch_size: int) -> Recipe:
+    """The recipe at the benchmark's size, with L2, AdamW and no averaged weights."""
+    content = recipe.model_dump(mode="json")
+    content["data"]["images_per_class"] = images_per_class
+    content["training"] |= {
+        "batch_size": batch_size, "losses": {"l2": 1.0}, "optimizer": "adamw", "ema": None, "agnostic": None
+    }  # fmt: skip
+    return Recipe.model_validate(content)
+
+
+def _images(recipe: Recipe, folder: Path) -> list[Path]:
+    """The generate stage's folders."""
+
+    def run(stage: str, shard: int, key: str, inputs: dict[str, list[Path]]) -> Path:
+        out = folder / f"{stage}-{shard}"
+        run_stage(Request(stage, shard, key, recipe, inputs, out), Reporter(io.StringIO()))
+        return out
+
+    tasks = [task for task in plan(recipe, str) if task.stage in ("prompts", "generate")]
+    prompts = [run(task.stage, task.shard, task.key, {}) for task in tasks if task.stage == "prompts"]
+    return [run(task.stage, task.shard, task.key, {"prompts": prompts}) for task in tasks if task.stage == "generate"]
+
+
+def _arms(job: Job, folder: Path) -> dict[str, Callable[[], Arm]]:
+    def checked() -> Arm:
+        arm = ours(job, folder)
+        _check_features(job, folder)
+        return arm
+
+    return {
+        "open_clip": lambda: open_clip_distillation(job, tuned=False),
+        "open_clip, tuned": lambda: open_clip_distillation(job, tuned=True),
+        "online L2": lambda: online_l2(job, tuned=False),
+        "online L2, tuned": lambda: online_l2(job, tuned=True),
+        "ours": checked,
+    }
+
+
+@torch.inference_mode()
+def _check_features(job: Job, folder: Path) -> None:
+    """Our cached features are those that the online arms learn: the fp32 teacher's of the same views."""
+    arrays = [np.load(folder / "0" / f"{name}.npy", mmap_mode="r")[:16] for name in ("pixels", "views", "features")]
+    images, views, cached = (torch.from_numpy(array.copy()).to(job.teacher.device) for array in arrays)
+    pixels = job.normalised(images, views[:, 0])
+    exact: Any = job.exact_teacher.encode_image(pixels, normalize=True)  # type: ignore[operator]
+    cosine = float((exact * cached[:, 0].float()).sum(-1).mean())
+    if cosine < SAME_FEATURES:
+        raise SystemExit(f"the arms do not learn the same features: cosine {cosine}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

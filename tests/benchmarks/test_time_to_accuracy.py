@@ -1,0 +1,60 @@
+"""The race to an accuracy, whole, with few images, few steps and few measurements."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from benchmarks import harness, time_to_accuracy
+from benchmarks.time_to_accuracy import seconds_to
+
+ARMS = {"open_clip", "open_clip, tuned", "online L2", "online L2, tuned", "ours"}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three classes; the benchmark measures three times and writes into the test's folder."""
+    monkeypatch.setattr(harness, "OUT", tmp_path)
+    monkeypatch.setattr(time_to_accuracy, "MEASUREMENTS", 3)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "domain: {name: fruit, classes: [orange, lemon, banana]}\n"
+        "data: {filter: {max_attempts: 20}, prompts: {dimensions: {setting: [at night, in daylight]}}}\n"
+    )
+    return path
+
+
+def test_the_race(tmp_path: Path, recipe: Path) -> None:
+    ratios = time_to_accuracy.main(
+        recipe, images_per_class=8, measured_per_class=8, epochs=1, batch_size=8, runs=2, threads=1
+    )
+    written = json.loads((tmp_path / "time_to_accuracy.json").read_text(encoding="utf-8"))
+    assert written["curves"].keys() == written["seconds"].keys() == ARMS
+    starts = {name: [curve[0] for curve in curves] for name, curves in written["curves"].items()}
+    for name, curves in written["curves"].items():
+        assert [len(curve) for curve in curves] == [4, 4]
+        assert all(earlier[0] < later[0] for curve in curves for earlier, later in pairwise(curve))
+        cached = name == "ours"
+        assert all((seconds > 0) == cached for seconds, _ in starts[name]), "only ours works before its first step"
+    assert len({accuracy for arms in starts.values() for _, accuracy in arms}) == 1, "all arms start alike"
+    assert all(run[-1] != other[-1] for run, other in [written["curves"]["ours"]]), "runs differ"
+    final = written["final_accuracy"]
+    for run, mark in enumerate(final):
+        assert mark == min(written["ends_with"][name][run] for name in ("ours", "online L2", "online L2, tuned"))
+    assert None not in written["seconds"]["ours"]["1.0"], "the L2 arms reach what the lowest of them ends with"
+    assert {"online L2 to 95%", "online L2, tuned to 100%"} <= ratios.keys()
+    assert all(one.low > 0 for one in ratios.values())
+
+
+def test_seconds_to() -> None:
+    curve = [(1.0, 0.9), (2.0, 0.4), (3.0, 0.6), (4.0, 0.5)]
+    assert seconds_to(curve, 0.4) == 2.0 and seconds_to(curve, 0.5) == 3.0 and seconds_to(curve, 0.7) is None
+
+
+def test_features_of_another_teacher_are_refused(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_to_accuracy, "SAME_FEATURES", 1.01)
+    with pytest.raises(SystemExit, match="do not learn the same features"):
+        time_to_accuracy.main(recipe, images_per_class=8, measured_per_class=2, epochs=1, runs=1, threads=1)
