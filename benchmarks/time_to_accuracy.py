@@ -94,16 +94,16 @@ def main(
         f"{job.corpus.count} images of {len(wanted.domain.classes)} classes, {job.size} pixels, {steps} steps of "
         f"{batch_size}, {runs} runs; final accuracy {statistics.median(final):.1%}, "
         f"at the start {done[0]['ours'].curve[0][1]:.1%}",
-        ["arm", "ends with", *(f"s to {mark:.0%}" for mark in MARKS), *(f"ours at {mark:.0%}" for mark in MARKS)],
+        ["arm", "ends with", *(f"seconds to {mark:.0%}" for mark in MARKS)],
         [
-            [
-                name,
-                f"{statistics.median(ends[name]):.1%}",
-                *(_median(times[name][mark]) for mark in MARKS),
-                *(ratios.get(f"{name} to {mark:.0%}", "") for mark in MARKS),
-            ]
-            for name in times
+            [name, f"{statistics.median(ends[name]):.1%}", *map(_median, marks.values())]
+            for name, marks in times.items()
         ],
+    )
+    print_table(
+        "ours is faster by (goal: 3 times the next best)",
+        ["than", *(f"to {mark:.0%}" for mark in MARKS)],
+        [[name, *(ratios.get(f"{name} to {mark:.0%}", "") for mark in MARKS)] for name in times if name != "ours"],
     )
     write_json(
         "time_to_accuracy",
