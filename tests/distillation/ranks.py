@@ -22,7 +22,11 @@ from tests.distillation.training_folders import CPU, STUDENT_SIZE, training
 STEPS = 6
 CASES: dict[str, dict[str, Any]] = {
     "features": {"losses": {"l2": 1.0, "mse": 10.0, "cosine": 1.0}, "optimizer": "adamw"},
-    "pairs": {"losses": {"i2i": 1.0, "contrastive": 1.0, "crd": 1.0, "gd": 6100.0}, "optimizer": "sgd", "lr": 0.01},
+    "pairs": {
+        "losses": {"i2i": 1.0, "contrastive": 1.0, "crd": 1.0, "icl": 1.0, "gd": 6100.0},
+        "optimizer": "sgd",
+        "lr": 0.01,
+    },
     "masked and augmented, unequal parts": {"losses": {"mfd": 10.0, "afd": 1.0}, "optimizer": "adamw", "batch_size": 7},
 }
 

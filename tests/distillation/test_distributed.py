@@ -105,8 +105,11 @@ def test_a_stage_is_stopped_and_goes_on(shards: list[Path], teacher_folder: Path
     assert done["loss"] == pytest.approx(alone["loss"], rel=0.02)
     one, two = (load_file(folder / "student.safetensors") for folder in (tmp_path / "one", out))
     assert one.keys() == two.keys()
-    for name, tensor in one.items():  # in bf16 where the machine has it
-        assert (two[name] - tensor).norm() <= 0.02 * tensor.norm() + 1e-4, name
+    torch.manual_seed(0)
+    start = build_student(json.loads((out / "student.json").read_text())["model_cfg"]).state_dict()
+    between = torch.cat([(two[name] - one[name]).flatten() for name in one]).norm()
+    moved = torch.cat([(one[name] - start[name]).flatten() for name in one]).norm()
+    assert between <= 0.1 * moved, "much nearer to each other than to the start; in bf16 where the machine has it"
 
 
 def test_the_first_error_is_the_one_that_is_told(shards: list[Path], teacher_folder: Path, tmp_path: Path) -> None:
