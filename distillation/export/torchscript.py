@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from distillation.protocol import StageError
@@ -29,7 +30,8 @@ def write_torchscript(path: Path, student: nn.Module, pixels: Tensor, embeddings
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(ImageEmbedder(student).eval(), pixels[:1], check_trace=False)
+        plain = ImageEmbedder(reparameterize_model(student)).eval()  # as in ONNX
+        traced = torch.jit.trace(plain, pixels[:1], check_trace=False)
         torch.jit.save(traced, str(path))
         loaded = torch.jit.load(str(path))
     worst = float((loaded(pixels) - embeddings).abs().max())

@@ -20,11 +20,12 @@ from PIL import Image
 
 from distillation.export.card import stated_licence
 from distillation.export.int8 import judge
-from distillation.export.onnx_files import check_onnx
+from distillation.export.onnx_files import check_onnx, write_image_encoder
 from distillation.protocol import Interrupted, Reporter, Request, StageError
 from distillation.recipe import load_recipe
 from distillation.stages import evaluate, export
 from distillation.student_folder import read_student
+from models.students import build_student, student_config
 from tests.distillation.stage_folders import NAMES, coloured_images, recipe, run_stage, stage_inputs
 
 ALL = {"onnx": True, "int8": True, "torchscript": True}
@@ -60,6 +61,19 @@ def probe(stages: tuple[Any, dict[str, list[Path]]]) -> tuple[torch.Tensor, np.n
     pixels = torch.randn(5, 3, described["image_size"], described["image_size"])
     with torch.inference_mode():
         return pixels, torch.nn.functional.normalize(student(pixels), dim=-1).numpy()
+
+
+def test_branches_for_training_alone_are_not_exported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = build_student(student_config("repvit_m0_9", 64, {"embed_dim": 32})).eval()
+    write_image_encoder(tmp_path / "encoder.onnx", student, 64)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        check_onnx(tmp_path / "encoder.onnx", pixels.numpy(), torch.nn.functional.normalize(student(pixels)).numpy())
+    exported = sum(node.op_type == "Conv" for node in onnx.load(tmp_path / "encoder.onnx").graph.node)
+    trained = sum(isinstance(layer, torch.nn.Conv2d) for layer in student.modules())
+    branched = sum(type(module).__name__ == "RepVggDw" for module in student.modules())
+    assert exported == trained - branched < trained
 
 
 def test_open_clip_loads_the_folder_and_gives_the_students_embedding(
