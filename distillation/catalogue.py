@@ -1,6 +1,7 @@
 """Students that a recipe may name by preset or budget, and how a recipe's student is resolved. Torch-free data.
 
-A student's costs are measured by ``python -m models.measure``; a test measures some rows again.
+A student's costs are measured by ``python -m models.measure``; a test measures some rows again. Latency and the Pareto
+front that the presets are chosen from: ``make bench-students``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class StudentRow:
         features: width of the pooled features that the projection sees.
         bias: whether the projection has a bias.
         macs: multiply-accumulates of the backbone for one image.
-        top1: ImageNet-1k accuracy in per cent that timm reports for pretrained weights: a hint of capacity.
+        top1: ImageNet-1k accuracy in per cent that timm reports for pretrained weights (its table
+            ``results-imagenet.csv``, August 2026): a hint of capacity. At the row's size, but for ``fastvit_t12`` and
+            ``edgenext_small`` (256 pixels) and ``efficientnet_b1`` (240).
     """
 
     architecture: str
