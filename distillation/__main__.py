@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from distillation.plan import StageTask
+from distillation.protocol import Reporter, stop_on_sigterm
 from distillation.recipe import load_recipe
-from distillation.runner import explain
+from distillation.runner import explain, run_child
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 console = Console(stderr=True)
@@ -89,10 +90,10 @@ def train_generator(
 
 @app.command()
 def stage(request: Annotated[Path, typer.Argument(exists=True, help="The request file a worker wrote.")]) -> None:
-    """Run one stage by hand, as a worker's process does; JSON lines on standard output."""
-    from distillation.stage_child import main
-
-    raise typer.Exit(main(request))
+    """Run one stage by hand; JSON lines on standard output, as from a worker's process."""
+    report = Reporter()
+    stop_on_sigterm(report)
+    raise typer.Exit(run_child(request, report))  # unlike a worker's, this process imports what its stage needs
 
 
 @app.command()

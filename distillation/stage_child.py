@@ -8,6 +8,7 @@ import os
 # driver's management library can be asked instead. Before any import of torch.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
+import gc
 import importlib
 import json
 from pathlib import Path
@@ -19,6 +20,9 @@ from distillation.runner import DONE, run_child
 
 for stage in STAGES:
     importlib.import_module(f"distillation.stages.{stage}")
+# What is imported stays: no stage's garbage collection looks through it again, or copies its pages by touching them.
+gc.collect()
+gc.freeze()
 
 
 def main(request_file: Path) -> int:

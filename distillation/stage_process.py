@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 STDERR_LINES = 40
@@ -54,7 +54,7 @@ class StageProcess:
         stderr, its_stderr = _context.Pipe(duplex=False)
         self._process = _context.Process(target=_become, args=(entry, request_file, its_stdout, its_stderr))
         self._process.start()
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
         log = request_file.with_name("stderr.log")
         self._readers = [
@@ -76,7 +76,7 @@ class StageProcess:
         return list(self._stderr)
 
     def line(self, timeout: float = POLL_SECONDS) -> str | None:
-        """The next line of its standard output, or None if none comes in time (seconds)."""
+        """The next line of its standard output, or None if it has ended or none comes in time (seconds)."""
         with suppress(queue.Empty):
             return self._lines.get(timeout=timeout)
         return None
@@ -86,7 +86,8 @@ class StageProcess:
         for reader in self._readers:
             reader.join(2)  # a grandchild may hold the pipe open for ever
         while not self._lines.empty():
-            yield self._lines.get()
+            if (line := self._lines.get()) is not None:
+                yield line
 
     def exit_status(self) -> int | None:
         """None while it runs; negative: the signal that ended it."""
@@ -108,6 +109,8 @@ class StageProcess:
         with stream, open(stream.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
             for line in lines:
                 self._lines.put(line.rstrip("\n"))
+        wait([self._process.sentinel])
+        self._lines.put(None)  # whoever waits for a line learns at once that it has ended
 
     def _read_stderr(self, stream: Connection, log: Path) -> None:
         with (

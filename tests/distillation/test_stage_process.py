@@ -64,6 +64,35 @@ def test_processes_come_from_one_parent_and_say_how_they_ended(tmp_path: Path) -
     assert len(parents) == 1 and os.getpid() not in parents
 
 
+def test_its_end_is_told_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path / "one", "0")
+    while process.line(WAIT_SECONDS) is not None:  # nothing but its end can end this wait before the test's own limit
+        pass
+    assert process.exit_status() == 0
+    process.close()
+
+
+def test_a_stage_run_by_hand_imports_what_it_needs(tmp_path: Path) -> None:
+    code = """
+import json, sys
+from pathlib import Path
+from distillation import __main__
+from distillation.protocol import Request
+from distillation.recipe import Recipe
+
+recipe = Recipe.model_validate({"domain": {"name": "animals", "classes": ["lion", "bee"]}})
+folder = Path(sys.argv[1])
+Request("prompts", 0, "key", recipe, {}, folder / "out").write(folder / "request.json")
+try:
+    __main__.app(["stage", str(folder / "request.json")])
+except SystemExit as end:
+    assert end.code == 0
+assert (folder / "out" / "prompts.json").is_file()
+assert not {"torch", "diffusers", "onnx"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
 def test_stop_and_close_end_it(tmp_path: Path) -> None:
     process = start(tmp_path / "one", "sleep")
     first_line(process)
