@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillation.photo_files import DatasetError
+from distillation.errors import DatasetError
 from distillation.recipe import Domain
 
 

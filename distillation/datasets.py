@@ -16,9 +16,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from distillation.errors import DatasetError
 from distillation.photo_archives import files_of, folder_source, member_path, member_problem, open_zip, zip_source
 from distillation.photo_decoding import decode_photos
-from distillation.photo_files import DatasetError, PhotoRejected, PhotoSource, short_side
+from distillation.photo_files import PhotoRejected, PhotoSource, short_side
 from distillation.photo_tables import CLASSES_FILE, parquet_source
 
 __all__ = ["DatasetError", "DatasetInfo", "import_dataset", "is_dataset", "read_info"]

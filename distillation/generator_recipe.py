@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from distillation.class_matching import match_classes
-from distillation.photo_files import DatasetError
+from distillation.errors import DatasetError
 from distillation.recipe import MAX_MINUTES, MAX_STEPS, ClassSpec, Domain, Teacher, distinct_classes, named_classes
 from distillation.recipe_fields import Section
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillation.class_matching import match_classes
-from distillation.datasets import DatasetError, read_info
+from distillation.datasets import read_info
+from distillation.errors import DatasetError
 from distillation.recipe import Domain
 
 

@@ -10,7 +10,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from distillation.photo_files import MAX_FILE_BYTES, DatasetError, Photo, PhotoSource
+from distillation.errors import DatasetError
+from distillation.photo_files import MAX_FILE_BYTES, Photo, PhotoSource
 
 MAX_ENTRIES = 1_000_000
 MAX_DIRECTORY_BYTES = 100 * 2**20

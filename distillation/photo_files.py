@@ -29,17 +29,6 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _large_photo = threading.Lock()
 
 
-class DatasetError(ValueError):
-    """A dataset that cannot be used: what is wrong, and what to do about it."""
-
-    code = "bad_dataset"
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-
 class PhotoRejected(ValueError):
     """One photo that is left out, with the reason."""
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distillation.errors import DatasetError
 from distillation.photo_archives import unique_classes
-from distillation.photo_files import DatasetError, Photo, PhotoSource
+from distillation.photo_files import Photo, PhotoSource
 
 MAX_ROW_GROUP_BYTES = 2 * 2**30
 READ_ROWS = 8

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from distillation.datasets import DatasetError
+from distillation.errors import DatasetError
 from distillation.protocol import INTERRUPTED, Interrupted, Reporter, Request, Stage, StageError, write_manifest
 from models.errors import ModelError
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from distillation.errors import DatasetError
 from distillation.photo_decoding import decode_photos
-from distillation.photo_files import MAX_FILE_BYTES, DatasetError, Photo
+from distillation.photo_files import MAX_FILE_BYTES, Photo
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})

@@ -13,7 +13,7 @@ from api.datasets.schemas import DatasetRead, Rejected
 from api.errors import Problem, field_error, not_found
 from api.pages import Page, cut
 from api.processes import Helper
-from distillation.photo_files import DatasetError
+from distillation.errors import DatasetError
 from state.blobs import BlobStore
 from state.database import database_now, read_scope, session_scope
 from state.ids import new_id

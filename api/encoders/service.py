@@ -10,9 +10,6 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from api.archives import FileRead
-from api.encoders.classifiers import LABELS, MODEL, PREPROCESS
-from api.encoders.classifiers import classify as run_classifier
-from api.encoders.images import BadImage
 from api.encoders.schemas import Classification, EncoderRead, EncoderSummary, Probability
 from api.errors import Problem, field_error, not_found
 from api.pages import Page, cut
@@ -83,6 +80,11 @@ def classify(
     Raises:
         Problem: 404 no such encoder, 409 exported without ONNX, 422 not a usable image.
     """
+    # With numpy and Pillow, which the API's start can do without.
+    from api.encoders.classifiers import LABELS, MODEL, PREPROCESS
+    from api.encoders.classifiers import classify as run_classifier
+    from api.encoders.images import BadImage
+
     with read_scope(engine) as session:
         if session.get(Encoder, encoder_id) is None:
             raise not_found("encoder", encoder_id)

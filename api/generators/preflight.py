@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 
 from api.errors import FieldError, field_error
 from api.jobs.preflight import fingerprints, folder_errors, refusal
+from distillation.errors import DatasetError
 from distillation.generator_recipe import GeneratorRecipe, classes_of, unusable_teacher
 from distillation.names import teacher_problem
-from distillation.photo_files import DatasetError
 from distillation.plan import StageTask, model_folder, plan_generator
 from state.tables import Dataset
 

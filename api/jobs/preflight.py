@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from api.errors import FieldError, Problem, field_error
 from distillation.catalogue import Resolved, resolve_student
 from distillation.class_matching import match_classes
+from distillation.errors import DatasetError
 from distillation.names import teacher_problem
-from distillation.photo_files import DatasetError
 from distillation.plan import (
     STARTER,
     StageTask,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from distillation.datasets import read_info
 from distillation.embedding import Embedder
+from distillation.errors import DatasetError
 from distillation.generator_recipe import GeneratorRecipe, classes_of
-from distillation.photo_files import DatasetError
 from distillation.recipe import Domain
 
 FEWEST_PHOTOS = 4

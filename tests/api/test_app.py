@@ -72,6 +72,13 @@ def test_without_torch_and_within_its_memory(tmp_path: Path) -> None:
     assert found["peak_mb"] < 200, found
 
 
+def test_what_only_some_requests_need_is_not_imported_at_the_start() -> None:
+    code = (
+        "import sys, api.app; print(sorted({'alembic', 'numpy', 'PIL', 'onnxruntime', 'pyarrow'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "[]\n"
+
+
 def test_memory_of_the_process_under_work(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
     engine, blobs = make_engine(settings.database_url), BlobStore(settings.blobs_url)

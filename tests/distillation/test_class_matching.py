@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distillation.class_matching import match_classes
-from distillation.datasets import DatasetError
+from distillation.errors import DatasetError
 from distillation.recipe import Domain
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillation.datasets import DatasetError, import_dataset, read_info
+from distillation.datasets import import_dataset, read_info
+from distillation.errors import DatasetError
 from tests.distillation.photo_builders import bomb, load, photo, write_parquet, write_zip
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from distillation import distilling
-from distillation.photo_files import DatasetError
+from distillation.errors import DatasetError
 from distillation.protocol import Interrupted, StageError
 from distillation.stages import agnostic, distil
 from distillation.unlabelled import source_photos

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from distillation.datasets import DatasetError, import_dataset
+from distillation.datasets import import_dataset
+from distillation.errors import DatasetError
 from distillation.image_sets import ImageSet
 from distillation.protocol import Interrupted, Reporter, Request, StageError
 from distillation.stages import evaluate

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from distillation.__main__ import app
 from distillation.checkpoints import load_newest
 from distillation.datasets import read_info
+from distillation.errors import DatasetError
 from distillation.generator_recipe import GeneratorRecipe, classes_of, unusable_teacher
 from distillation.generator_training.photos import split_photos
-from distillation.photo_files import DatasetError
 from distillation.plan import STARTER, plan_generator
 from distillation.protocol import Interrupted, Reporter, Request, StageError
 from distillation.runner import run_stage
