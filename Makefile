@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke starter docs clean
+.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke bench-students bench-cold-start starter docs clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
@@ -43,7 +43,7 @@ check: setup  ## Lint, types and import contracts
 test: check  ## Lint, types, import contracts and every test (starts its own PostgreSQL and Redis)
 	$(BIN)/python -m pytest -q
 
-bench: bench-distil bench-generate bench-images bench-teacher bench-scale bench-time-to-accuracy  ## All benchmarks
+bench: bench-distil bench-generate bench-images bench-teacher bench-scale bench-time-to-accuracy bench-students bench-cold-start  ## All benchmarks
 
 bench-distil: setup  ## Training steps of open_clip, online L2 and a cached loop against ours, and our loop against its bare step
 	$(BIN)/python -m benchmarks.distil
@@ -68,6 +68,12 @@ bench-time-to-accuracy: setup  ## Seconds until the student is as good as it get
 
 bench-smoke: setup  ## Every benchmark at a reduced size: are the ratios still the committed ones? (WRITE=1 writes new ones)
 	$(BIN)/python -m benchmarks.smoke $(if $(WRITE),--write)
+
+bench-students: setup  ## The catalogue's students in onnxruntime against ViT-B/32; writes docs/results/students.md
+	$(BIN)/python -m benchmarks.students
+
+bench-cold-start: setup  ## A small job's stages, a fresh process for each, against ours; seconds from POST to the first step
+	$(BIN)/python -m benchmarks.cold_start
 
 bench-photos: setup  ## The paper's table on real photos of four domains (DATA: Tiny ImageNet parquet); hours on two cores
 	$(BIN)/python -m benchmarks.photos --data $(DATA)
