@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from distillation.plan import StageTask
-from distillation.protocol import Reporter, stop_on_sigterm
 from distillation.recipe import load_recipe
-from distillation.runner import explain, run_child
+from distillation.runner import explain
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 console = Console(stderr=True)
@@ -91,9 +90,9 @@ def train_generator(
 @app.command()
 def stage(request: Annotated[Path, typer.Argument(exists=True, help="The request file a worker wrote.")]) -> None:
     """Run one stage by hand; JSON lines on standard output, as from a worker's process."""
-    report = Reporter()
-    stop_on_sigterm(report)
-    raise typer.Exit(run_child(request, report))  # unlike a worker's, this process imports what its stage needs
+    from distillation.stage_main import main
+
+    raise typer.Exit(main(request))  # unlike a worker's, this process imports what its stage needs, no more
 
 
 @app.command()

@@ -22,10 +22,9 @@ import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
+from distillation.plan import TRAINED_TOGETHER
 from distillation.protocol import INTERRUPTED
 
-TRAINED_TOGETHER = frozenset({"distil", "agnostic"})
-"""Stages that use every GPU they see; the others use one."""
 LONGEST_WAIT = timedelta(hours=12)
 """For a process that embeds more photos than another. One that dies is noticed at once, by torchrun."""
 PARENT_SECONDS = 0.2

@@ -27,6 +27,8 @@ ENGINE = 1
 
 STARTER = Path(__file__).resolve().parents[1] / "starter" / "weights"
 STAGES = ("prompts", "generate", "agnostic", "distil", "evaluate", "export", "generator")
+TRAINED_TOGETHER = frozenset({"distil", "agnostic"})
+"""Stages that use every GPU they see; the others use one."""
 NEEDS: dict[str, tuple[str, ...]] = {
     "prompts": (),
     "generate": ("prompts",),

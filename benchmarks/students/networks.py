@@ -123,4 +123,4 @@ def export(candidate: Candidate, folder: Path) -> Exported:
 def in_bf16(candidate: Candidate, device: torch.device) -> nn.Module:
     """The candidate as onnxruntime would run it if it had bf16 convolutions: folded, in bf16, channels-last."""
     folded: nn.Module = reparameterize_model(candidate.tower)
-    return folded.to(device, torch.bfloat16, memory_format=torch.channels_last).eval()
+    return folded.to(device, torch.bfloat16).to(memory_format=torch.channels_last).eval()
