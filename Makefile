@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke bench-students bench-cold-start starter docs clean
+.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke bench-students bench-cold-start bench-profile-stages starter docs clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ bench-students: setup  ## The catalogue's students in onnxruntime against ViT-B/
 
 bench-cold-start: setup  ## A small job's stages, a fresh process for each, against ours; seconds from POST to the first step
 	$(BIN)/python -m benchmarks.cold_start
+
+bench-profile-stages: setup  ## Where the time of a job goes, stage by stage
+	$(BIN)/python -m benchmarks.profile_stages
 
 bench-photos: setup  ## The paper's table on real photos of four domains (DATA: Tiny ImageNet parquet); hours on two cores
 	$(BIN)/python -m benchmarks.photos --data $(DATA)

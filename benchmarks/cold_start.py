@@ -34,7 +34,7 @@ import torch
 import typer
 from stillroom.client import Stillroom
 
-from benchmarks.harness import console, interleaved, matmul_flops, print_table, ratio, write_json
+from benchmarks.harness import Ratio, console, interleaved, matmul_flops, print_table, ratio, write_json
 from demo.service import embedded_service
 from distillation.pipeline import run_recipe
 from distillation.plan import STAGES
@@ -50,7 +50,7 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 10,
     rounds: Annotated[int, typer.Option(min=3)] = 7,
     service_jobs: Annotated[int, typer.Option(min=0, help="Jobs sent to the service; 0 leaves it out.")] = 4,
-) -> None:
+) -> dict[str, Ratio]:
     content = recipe_of(images, steps, seed=0)
     flops = matmul_flops(torch.float32)
     with tempfile.TemporaryDirectory(prefix="bench-cold-start-") as name:
@@ -112,6 +112,7 @@ def main(
             "service_seconds": service,
         },
     )
+    return {arm: value for arm, value in ratios.items() if arm != "fresh processes"}
 
 
 def recipe_of(images: int, steps: int, seed: int) -> dict[str, Any]:
@@ -126,10 +127,15 @@ def recipe_of(images: int, steps: int, seed: int) -> dict[str, Any]:
     }
 
 
+def requests_of(example: Path) -> list[tuple[str, Path]]:
+    """Stage and request file of each task of a job that ``run_recipe`` ran, in order."""
+    files = [(_stage_of(file), file) for file in example.glob("stages/*/request.json")]
+    return sorted(files, key=lambda item: STAGES.index(item[0]))
+
+
 def _run_fresh(example: Path, out: Path) -> None:
     """The stages of the job in ``example``, into ``out``, with the same requests but for the folders' names."""
-    requests = sorted(example.glob("stages/*/request.json"), key=lambda file: STAGES.index(_stage_of(file)))
-    for request in requests:
+    for _, request in requests_of(example):
         mine = out / request.relative_to(example)
         mine.with_name("out").mkdir(parents=True)
         mine.write_text(request.read_text(encoding="utf-8").replace(str(example), str(out)), encoding="utf-8")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,9 @@ from benchmarks.harness import Ratio, console, machine, print_table, write_json
 SIZES: dict[str, dict[str, Any]] = {
     "distil": {"batch_size": 16, "rounds": 5},
     "generate": {"images": 32, "batch_size": 16, "rounds": 5},
+    "teacher": {"images": 8, "rounds": 3},
+    "images": {"images": 256, "photos": 32, "rounds": 3},
+    "cold_start": {"rounds": 3, "service_jobs": 0},
     "time_to_accuracy": {"images_per_class": 20, "measured_per_class": 20, "epochs": 6},
 }
 """The arguments of each benchmark's ``main``; the whole suite takes a few minutes on two cores."""
@@ -42,7 +45,7 @@ def main(
         raise typer.BadParameter(f"no benchmark {min(unknown)!r}; there are {', '.join(SIZES)}", param_hint="--only")
     committed = json.loads(COMMITTED.read_text(encoding="utf-8")) if COMMITTED.is_file() else {}
     chosen = [name for name in SIZES if name in (only or SIZES)]
-    found = {name: importlib.import_module(f"benchmarks.{name}").main(**SIZES[name]) for name in chosen}
+    found = {name: main_of(name)(**SIZES[name]) for name in chosen}
     rows = [
         [name, which, now or "", old or "none", verdict(now, old)]
         for name, ratios in found.items()
@@ -60,6 +63,13 @@ def main(
         COMMITTED.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         console.print(f"written: {COMMITTED.name}")
     return [f"{name}: {which}" for name, which, _, _, said in rows if said == SLOWER]
+
+
+def main_of(name: str) -> Callable[..., dict[str, Ratio]]:
+    """The command of a benchmark: of a module, or of a package's ``__main__``."""
+    package = (COMMITTED.parent / name).is_dir()
+    found: Callable[..., dict[str, Ratio]] = importlib.import_module(f"benchmarks.{name}" + ".__main__" * package).main
+    return found
 
 
 def compared(

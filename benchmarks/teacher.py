@@ -35,7 +35,7 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
-from benchmarks.harness import interleaved, matmul_flops, print_table, ratio, synchronize, write_json
+from benchmarks.harness import Ratio, interleaved, matmul_flops, print_table, ratio, synchronize, write_json
 from benchmarks.made_images import smooth_images
 from distillation.embedding import Embedder
 from distillation.recipe import Training
@@ -56,7 +56,7 @@ def main(
     views: Annotated[int, typer.Option(min=1, help="Views of each image in the comparison.")] = 4,
     rounds: Annotated[int, typer.Option(min=3)] = 7,
     threads: Annotated[int, typer.Option(min=1)] = 2,
-) -> None:
+) -> dict[str, Ratio]:
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="bench-teacher-") as scratch:
@@ -127,6 +127,7 @@ def main(
             "cost_of_views": cost,
         },
     )
+    return ratios
 
 
 def _random_teacher(folder: Path) -> Path:

@@ -25,7 +25,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.harness import copy_rate, interleaved, print_table, ratio, write_json
+from benchmarks.harness import Ratio, copy_rate, interleaved, print_table, ratio, write_json
 from benchmarks.images.importing import measure_import
 from benchmarks.images.readers import (
     RawReader,
@@ -59,7 +59,7 @@ def main(
     student: Annotated[str, typer.Option(help="timm name of the student whose step is measured.")] = "resnet10t",
     rounds: Annotated[int, typer.Option(min=3)] = 7,
     threads: Annotated[int, typer.Option(min=1)] = 2,
-) -> None:
+) -> dict[str, Ratio]:
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
@@ -84,6 +84,7 @@ def main(
             "imports": imports,
         },
     )
+    return {name: Ratio(**one) for name, one in reading["ratios"].items()}
 
 
 def _reading(stored: StoredImages, corpus: Corpus, batch_size: int, threads: int, rounds: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 from pathlib import Path
@@ -66,7 +65,7 @@ def test_the_command_warns_and_succeeds(measured: dict[str, Ratio], capsys: pyte
 
 @pytest.mark.parametrize("name", smoke.SIZES)
 def test_every_benchmark_takes_its_size_and_returns_ratios(name: str) -> None:
-    signature = inspect.signature(importlib.import_module(f"benchmarks.{name}").main)
+    signature = inspect.signature(smoke.main_of(name))
     signature.bind(**smoke.SIZES[name])
     assert signature.return_annotation == "dict[str, Ratio]"
 
