@@ -101,9 +101,9 @@ FULL_STUDENTS = (
     StudentRow("efficientvit_b1", 224, 7_501_024, 1600, True, 517_614_592, None, 79.3),
     StudentRow("fastvit_t12", 224, 6_528_704, 1024, False, 1_069_381_632, None, 80.4, "int8 does not pay"),
     StudentRow("efficientnet_b1", 224, 6_513_184, 1280, False, 568_371_680, None, 80.4, "int8 does not pay"),
-    StudentRow("repvit_m1_0", 224, 6_403_004, 448, False, 1_107_181_600, "m", 80.4),
+    StudentRow("repvit_m1_0", 224, 6_403_004, 448, False, 1_107_181_600, None, 80.4),
     StudentRow("tiny_vit_5m_224", 224, 5_071_764, 320, False, 1_254_854_720, None, 80.9, "accurate; slow on a CPU"),
-    StudentRow("edgenext_small", 224, 5_281_832, 304, False, 959_275_156, None, 81.1),
+    StudentRow("edgenext_small", 224, 5_281_832, 304, False, 959_275_156, "m", 81.1),
     StudentRow("tiny_vit_11m_224", 224, 10_547_972, 448, False, 2_015_598_144, "l", 83.2, "accurate; slow on a CPU"),
 )
 

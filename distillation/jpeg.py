@@ -56,7 +56,7 @@ class JpegWriter:
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
-        self._file = path.open("r+b" if offset else "w+b")
+        self._file = path.open("r+b" if offset else "w+b", buffering=0)
         self._file.truncate(offset)
         self._file.seek(offset)
         self._encode = encoder()
@@ -74,7 +74,6 @@ class JpegWriter:
         """Wait until everything queued is on disk; returns the file's length so far."""
         self._queue.join()
         self._raise()
-        self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
@@ -85,7 +84,7 @@ class JpegWriter:
         try:
             if finish:
                 self._raise()
-                self._file.write(bytes(2 * BLOCK))
+                self._write([bytes(2 * BLOCK)])
         finally:
             self._file.close()
 
@@ -114,5 +113,12 @@ class JpegWriter:
     def _append(self, name: str, data: bytes) -> None:
         header = tarfile.TarInfo(name)
         header.size = len(data)
-        # One call to the system for each image: the copy costs less than two more calls.
-        self._file.write(b"".join([header.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % BLOCK)]))
+        self._write([header.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % BLOCK)])
+
+    def _write(self, parts: list[bytes]) -> None:
+        """All parts in one call to the system, without a copy of them; the rest, should it take less, in more calls."""
+        written = os.writev(self._file.fileno(), parts)
+        if written < sum(map(len, parts)):
+            rest = memoryview(b"".join(parts))[written:]
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]

@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.harness import console, interleaved, matmul_flops, ratio, write_json
+from benchmarks.harness import console, interleaved, ratio, write_json
 from benchmarks.students import networks
 from benchmarks.students.networks import Candidate, Exported
 from benchmarks.students.results import pareto_front, show, write_results
@@ -52,7 +52,7 @@ def main(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    flops = matmul_flops(torch.float32)
+    flops = networks.matmul_flops(threads)
     arms: dict[int, dict[str, Run]] = {batch: {} for batch in BATCHES}
     found: list[tuple[Candidate, Exported]] = []
     with tempfile.TemporaryDirectory(prefix="bench-students-") as folder:
@@ -65,6 +65,7 @@ def main(
             candidate.tower.to("meta")  # its weights are in the sessions now
             found.append((candidate, files))
         seconds = {batch: _in_turns(runs, rounds, device.type) for batch, runs in arms.items()}
+        flops = max(flops, networks.matmul_flops(threads))
         whole = networks.whole_params()
         rows = [_row(candidate, files, found[0][0].params, whole, seconds, flops) for candidate, files in found]
     front = pareto_front([row for row in rows if row["top1"] is not None])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import open_clip
 import torch
 import torch.nn.functional as F
@@ -44,6 +47,27 @@ class Exported:
     int8: Path | None
     verdict: Verdict
     difference: float
+
+
+def matmul_flops(threads: int, *, side: int = 1024, seconds: float = 1.0) -> float:
+    """Best floating-point operations per second of a square fp32 matrix product in onnxruntime.
+
+    Its kernels are not PyTorch's, so PyTorch's rate is no limit for them.
+    """
+    square = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [side, side]) for name in "abc"]
+    product = onnx.helper.make_node("MatMul", ["a", "b"], ["c"])
+    graph = onnx.helper.make_graph([product], "product", square[:2], square[2:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    a, b = np.random.default_rng(0).standard_normal((2, side, side), np.float32)
+    best, began = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        session.run(None, {"a": a, "b": b})
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
 
 
 def whole_params() -> int:

@@ -65,7 +65,7 @@ def page(content: dict[str, Any]) -> str:
         "Milliseconds are the median for a whole batch: fp32 and int8 in onnxruntime, bf16 in PyTorch, eager, for",
         "onnxruntime has no bf16 convolutions on a CPU. int8 in brackets did not pass the export's gate here: with",
         "random weights that speaks of the architecture's arithmetic only, and every trained student is judged again.",
-        "`faster` is fp32 against ViT-B/32's fp32 at batch 1, `limit` the share of the fp32 matmul limit there.",
+        "`faster` is fp32 against ViT-B/32's fp32 at batch 1, `limit` the share of onnxruntime's own fp32 matmul rate.",
         "`front`: no other student is as fast and as accurate, by the ImageNet top-1 that timm reports.",
         "",
         f"{machine['cpu']}, {content['threads']} threads, GPU: {machine['gpu'] or 'none'}; "

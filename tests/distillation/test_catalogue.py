@@ -65,7 +65,7 @@ def test_another_image_size_scales_the_cost() -> None:
 
 
 def test_by_name() -> None:
-    assert resolve(architecture="repvit_m1_0").preset == "m"
+    assert resolve(architecture="edgenext_small").preset == "m"
     assert resolve(size=96, architecture="resnet18") == ("resnet18", 96, 0, 0, None)
     with pytest.raises(ValueError, match="timm"):
         resolve(architecture="../../etc/passwd")

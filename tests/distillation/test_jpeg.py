@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def test_shard_is_read_by_webdataset(tmp_path: Path) -> None:
     assert [item["__key__"] for item in loaded] == ["00000003", "00000004", "00000007", "00000008", "00000009"]
     for item, image in zip(loaded, images, strict=True):
         assert np.abs(item["jpg"].astype(int) - image).max() <= 4
+
+
+def test_a_system_that_takes_a_part_of_a_write_gets_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = smooth_images(4)
+    with JpegWriter(tmp_path / "whole.tar") as writer:
+        writer.put([0, 1, 2, 3], images)
+    real = os.writev
+    monkeypatch.setattr(os, "writev", lambda file, parts: real(file, [b"".join(parts)[:100]]))
+    with JpegWriter(tmp_path / "parts.tar") as writer:
+        writer.put([0, 1, 2, 3], images)
+    assert (tmp_path / "parts.tar").read_bytes() == (tmp_path / "whole.tar").read_bytes()
 
 
 def test_an_interrupted_shard_continues_to_the_same_bytes(tmp_path: Path) -> None:
