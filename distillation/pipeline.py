@@ -47,7 +47,7 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
         inputs = {name: folders[name] for name in task.needs}
         if task.stage == "evaluate" and recipe.evaluation.dataset:
             inputs["dataset"] = [external[recipe.evaluation.dataset]]
-        if (phase := recipe.training.agnostic) and task.stage == "agnostic" and phase.source in external:
+        if (phase := recipe.training.agnostic) and task.stage == "embed" and phase.source in external:
             inputs["agnostic_source"] = [external[phase.source]]
         folder.mkdir(parents=True, exist_ok=True)
         _run_in_child(Request(task.stage, task.shard, task.key, recipe, inputs, folder), task, on_event)

@@ -26,13 +26,14 @@ ENGINE = 1
 """Raised when a change of code changes outputs: old keys then no longer match."""
 
 STARTER = Path(__file__).resolve().parents[1] / "starter" / "weights"
-STAGES = ("prompts", "generate", "agnostic", "distil", "evaluate", "export", "generator")
-TRAINED_TOGETHER = frozenset({"distil", "agnostic"})
+STAGES = ("prompts", "generate", "embed", "agnostic", "distil", "evaluate", "export", "generator")
+TRAINED_TOGETHER = frozenset({"embed", "distil", "agnostic"})
 """Stages that use every GPU they see; the others use one."""
 NEEDS: dict[str, tuple[str, ...]] = {
     "prompts": (),
     "generate": ("prompts",),
-    "agnostic": (),
+    "embed": (),
+    "agnostic": ("embed",),
     "distil": ("generate", "agnostic"),
     "evaluate": ("generate", "distil"),
     "export": ("generate", "distil", "evaluate"),
@@ -41,6 +42,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 QUEUES = {
     "prompts": "generate",
     "generate": "generate",
+    "embed": "generate",
     "agnostic": "distil",
     "distil": "distil",
     "evaluate": "evaluate",
@@ -137,10 +139,11 @@ def plan(recipe: Recipe, fingerprint_of: Callable[[str], str]) -> list[StageTask
     schedule = training.model_dump(mode="json", exclude={"checkpoint_seconds", "agnostic"})
     agnostic = None
     if training.agnostic is not None:
-        source = fingerprint_of(training.agnostic.source)
-        agnostic = _digest(
-            ["agnostic", student_parts, schedule, training.agnostic.model_dump(mode="json", exclude={"source"}), source]
-        )
+        phase = training.agnostic
+        views = [training.views, training.crop_scale, training.flip, training.seed]
+        photos = _digest(["embed", teacher, fingerprint_of(phase.source), phase.max_images, views])
+        agnostic = _digest(["agnostic", photos, student_parts, schedule, [phase.epochs, phase.steps]])
+        tasks.append(StageTask("embed", 0, photos, NEEDS["embed"]))
         tasks.append(StageTask("agnostic", 0, agnostic, NEEDS["agnostic"]))
 
     distil = _digest(["distil", shards, agnostic, student_parts, schedule])

@@ -44,9 +44,11 @@ def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed:
         }
     )
     out = work / f"student-{preset}"
-    request = Request("agnostic", 0, f"starter-{preset}", recipe, {"agnostic_source": [photos]}, out)
+    embedded = work / "embedded"
+    if not (embedded / "manifest.json").is_file():
+        run_stage(Request("embed", 0, "starter", recipe, {"agnostic_source": [photos]}, embedded), Reporter())
     if not (out / "manifest.json").is_file():
-        run_stage(request, Reporter())
+        run_stage(Request("agnostic", 0, f"starter-{preset}", recipe, {"embed": [embedded]}, out), Reporter())
     target = STARTER / "students" / preset
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(out / "student.json", target / "student.json")

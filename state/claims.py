@@ -308,7 +308,7 @@ def _named(session: Session, stage: str, recipe: dict[str, Any]) -> dict[str, st
     match stage:
         case "generate" if is_trained(model := recipe["data"]["generator"]["model"]):
             return {"generator": session.scalar(select(Generator.bundle).where(Generator.id == model))}
-        case "agnostic" if (source := recipe["training"]["agnostic"]["source"]).startswith("ds_"):
+        case "embed" if (source := recipe["training"]["agnostic"]["source"]).startswith("ds_"):
             return {"agnostic_source": dataset(source)}
         case "evaluate" if evaluated_on := recipe["evaluation"]["dataset"]:
             return {"dataset": dataset(evaluated_on)}

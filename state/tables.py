@@ -41,6 +41,7 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 STATUS_OF_STAGE: dict[str, JobStatus] = {
     "prompts": "preparing",
     "generate": "generating",
+    "embed": "preparing",
     "agnostic": "training",
     "distil": "training",
     "evaluate": "evaluating",

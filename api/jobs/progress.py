@@ -9,7 +9,16 @@ from api.jobs.schemas import StageProgress, StageRead
 from distillation.plan import STAGES
 from state.tables import Task, TaskStatus
 
-WEIGHTS = {"prompts": 2, "generate": 50, "agnostic": 20, "distil": 30, "evaluate": 5, "export": 8, "generator": 100}
+WEIGHTS = {
+    "prompts": 2,
+    "generate": 50,
+    "embed": 10,
+    "agnostic": 20,
+    "distil": 30,
+    "evaluate": 5,
+    "export": 8,
+    "generator": 100,
+}
 """Share of each stage in a usual job's time; only for the bar of the whole job."""
 WORST_FIRST: tuple[TaskStatus, ...] = ("failed", "cancelled", "running", "ready", "waiting")
 

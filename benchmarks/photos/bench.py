@@ -58,9 +58,7 @@ class DomainBench:
             photos = self._dataset("train", self._domain.name, self._domain.labels)
             agnostic = {"source": str(photos), "steps": self._base["training"]["steps"]}
             recipe = self._recipe({"training": {"agnostic": agnostic, "seed": seed}})
-            return self._run(
-                "agnostic", f"real-{seed}", recipe, {"agnostic_source": [photos], **self._start("earlier")}
-            )
+            return self._learn_photos(f"real-{seed}", recipe, photos, self._work, self._start("earlier"))
         recipe = self._of(arm, seed)
         return self._run(
             "distil", f"{arm}-{seed}", recipe, {"generate": self._images(recipe), **self._start("agnostic")}
@@ -96,7 +94,11 @@ class DomainBench:
         views, most = BASE_PHOTOS["views"], BASE_PHOTOS["max_images"]
         agnostic = {"source": str(photos), "steps": steps, "max_images": most}
         changes = {"student": {"init": "scratch"}, "training": {"agnostic": agnostic, "views": views, "lr": 2e-3}}
-        return self._run("agnostic", "base", self._recipe(changes), {"agnostic_source": [photos]}, of=work / whose)
+        return self._learn_photos("base", self._recipe(changes), photos, work / whose, {})
+
+    def _learn_photos(self, name: str, recipe: Recipe, photos: Path, of: Path, start: dict[str, list[Path]]) -> Path:
+        embedded = self._run("embed", name, recipe, {"agnostic_source": [photos]}, of=of)
+        return self._run("agnostic", name, recipe, {"embed": [embedded], **start}, of=of)
 
     def _images(self, recipe: Recipe) -> list[Path]:
         """The shards of the recipe's images, in folders named by their keys: recipes with equal images share them."""

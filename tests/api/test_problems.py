@@ -120,7 +120,7 @@ def test_every_file_of_a_pattern_must_be_there(service: Service, tmp_path: Path)
     (tmp_path / "3.tar").write_bytes(b"other photos")
     second = service.http.post("/v1/jobs", json=body, params={"dry_run": True}).json()["tasks"]
     changed = {a["stage"] for a, b in zip(first, second, strict=True) if a["key"] != b["key"]}
-    assert changed == {"agnostic", "distil", "evaluate", "export"}
+    assert changed == {"embed", "agnostic", "distil", "evaluate", "export"}
 
 
 @pytest.mark.parametrize(

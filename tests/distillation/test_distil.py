@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from distillation import distilling
 from distillation.errors import DatasetError
 from distillation.protocol import Interrupted, StageError
-from distillation.stages import agnostic, distil
+from distillation.stages import agnostic, distil, embed
 from distillation.unlabelled import source_photos
 from models.students import build_student, count_params
 from models.teachers import load_teacher
@@ -141,7 +141,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[st
 def test_agnostic(
     source: tuple[str, dict[str, list[Path]]], teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agnostic, "SHARD", 30)
+    monkeypatch.setattr(embed, "SHARD", 30)
     name, inputs = source
     wanted = training_recipe(
         teacher_folder,
@@ -149,13 +149,17 @@ def test_agnostic(
         agnostic={"source": name, "steps": 40},
         lr=5e-3,
     )
-    out = tmp_path / "out"
+    photos, out = tmp_path / "embedded", tmp_path / "out"
+    photos.mkdir()
     with pytest.raises(Interrupted):
-        agnostic.run(request("agnostic", wanted, inputs, out), Heard(stop_after=4))
-    heard = Heard()
-    summary = agnostic.run(request("agnostic", wanted, inputs, out), heard)
-    pixels = [np.load(path) for path in sorted((out / "checkpoints" / "photos").glob("*/pixels.npy"))]
+        embed.run(request("embed", wanted, inputs, photos), Heard(stop_after=2))
+    kept = photos / "00000" / "pixels.npy"
+    written = kept.stat().st_mtime_ns
+    embed.run(request("embed", wanted, inputs, photos), Heard())
+    assert kept.stat().st_mtime_ns == written, "what an earlier attempt has embedded is kept"
+    pixels = [np.load(folder / "pixels.npy") for folder in embed.photo_folders(photos)]
     assert [part.shape for part in pixels] == [(30, 73, 73, 3), (30, 73, 73, 3), (12, 73, 73, 3)]
+    summary = agnostic.run(request("agnostic", wanted, {"embed": [photos]}, out), Heard())
     assert summary["steps"] == 40 and summary["holdout_cosine"] > 0.8
     assert distilled(out)[0]["init"] == "scratch"
     assert "agreement" not in summary
@@ -170,8 +174,8 @@ def test_the_agnostic_phase_keeps_the_losses_that_need_no_caption() -> None:
 
 def test_agnostic_takes_no_more_than_asked(source: tuple[str, dict[str, list[Path]]]) -> None:
     name, inputs = source
-    photos = agnostic._photos(
-        request("agnostic", training_recipe(Path("/x"), agnostic={"source": name}), inputs, Path("/tmp")),
+    photos = embed.given_photos(
+        request("embed", training_recipe(Path("/x"), agnostic={"source": name}), inputs, Path("/tmp")),
         agnostic.Agnostic(source=name, max_images=20),
         64,
     )
