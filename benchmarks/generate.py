@@ -1,6 +1,6 @@
 """A plain diffusers loop that saves PNGs against our sampler and JPEG writer: same pipeline, prompts and seeds.
 
-    python -m benchmarks.generate [--images 64] [--batch-size 32] [--rounds 7]
+    python -m benchmarks.generate [--images 256] [--batch-size 32] [--rounds 7]
         [--model DIR --steps N --guidance G]
 
 Arms: `plain` is the loop of diffusers' documentation, one prompt at a time; `plain, batched` is the same with our
@@ -38,7 +38,7 @@ JPEG_SIDE, JPEG_IMAGES = 512, 256
 
 def main(
     model: Annotated[Path, typer.Option(help="A diffusers pipeline's directory.")] = STARTER / "generator",
-    images: Annotated[int, typer.Option(min=4, help="Images of one round.")] = 64,
+    images: Annotated[int, typer.Option(min=4, help="Images of one round.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps; the starter generator draws in one.")] = 1,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance; 1 or less is off.")] = 0.0,
