@@ -42,14 +42,14 @@ def test_a_job_without_the_service(
     assert Path("out/encoder/open_clip_config.json").is_file() and Path("out/encoder/classifier.onnx").is_file()
 
     again = CliRunner().invoke(app, command)
-    assert again.exit_code == 0 and again.output.count("reused") == 6, again.output
+    assert again.exit_code == 0 and again.output.count("reused") == 7, again.output
     assert json.loads(Path("out/report.json").read_text()) == report
 
     [features] = Path("out").glob("stages/generate-0-*/out/features.npy")
     content = features.read_bytes()
     features.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     third = CliRunner().invoke(app, command)
-    assert third.exit_code == 0 and third.output.count("reused") == 5, third.output
+    assert third.exit_code == 0 and third.output.count("reused") == 6, third.output
     assert features.read_bytes() == content
 
 
