@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.growth import Image
-from distillation.plan import fingerprint
 from distillation.prompts import domain_prompts
 from distillation.protocol import Reporter, Request, write_manifest
-from distillation.sampling_plan import Row, image_seed, shard_rows
+from distillation.sampling_plan import describe_rows, shard_rows
 
 SMALL = Image(side=4, views=1, width=8)
 ENCODER = ("open_clip_config.json", "open_clip_model.safetensors", "labels.json", "README.md")
@@ -60,24 +59,11 @@ def generate(request: Request) -> dict[str, Any]:
     np.save(out / "labels.npy", np.array([row.label for row in rows], np.int32))
     np.save(out / "holdout.npy", np.array([row.holdout for row in rows], np.bool_))
     (out / "images.tar").write_bytes(b"\0" * len(rows))
-    lines = [_line(recipe.data.seed, row) for row in rows]
+    lines = describe_rows(recipe, "simulated/generator", rows, [1] * len(rows))
     (out / "images.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if rows[0].index < len(classes):
         _samples(out, [line for line in lines if line["index"] < 2 * len(classes)])
     return {"images": len(rows)}
-
-
-def _line(seed: int, row: Row) -> dict[str, Any]:
-    return {
-        "index": row.index,
-        "class": row.name,
-        "label": row.label,
-        "prompt": row.prompt,
-        "seed": image_seed(seed, row.index, 0),
-        "split": "holdout" if row.holdout else "train",
-        "attempts": 1,
-        "generator": fingerprint("simulated/generator", "generator"),
-    }
 
 
 def _samples(out: Path, lines: list[dict[str, Any]]) -> None:

@@ -24,7 +24,6 @@ not below (the untrained start does not count). A peer that does not get there i
 
 from __future__ import annotations
 
-import io
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
@@ -40,10 +39,8 @@ import typer
 
 from benchmarks.accuracy_arms import Arm, Job, new_job, online_l2, open_clip_distillation, ours
 from benchmarks.harness import Ratio, matmul_flops, print_table, ratio, synchronize, write_json
-from distillation.plan import plan
-from distillation.protocol import Reporter, Request
+from benchmarks.stages_here import generated_images
 from distillation.recipe import Recipe, load_recipe
-from distillation.runner import run_stage
 from distillation.schedules import lr_factor
 
 MARKS = (0.95, 0.98, 1.0)
@@ -69,7 +66,7 @@ def main(
     measured = wanted.model_copy(update={"data": wanted.data.model_copy(update=changes)})
     with tempfile.TemporaryDirectory(prefix="bench-accuracy-") as folder:
         flops = matmul_flops(torch.bfloat16, device.type)
-        images, others = _images(wanted, Path(folder) / "train"), _images(measured, Path(folder) / "measure")
+        images, others = generated_images(wanted, Path(folder)), generated_images(measured, Path(folder))
         job = new_job(wanted, images, others, device)
         steps = max(MEASUREMENTS, round(job.corpus.count * epochs / batch_size))
         done = []
@@ -162,19 +159,6 @@ def _reduced(recipe: Recipe, images_per_class: int, batch_size: int) -> Recipe:
         "batch_size": batch_size, "losses": {"l2": 1.0}, "optimizer": "adamw", "ema": None, "agnostic": None
     }  # fmt: skip
     return Recipe.model_validate(content)
-
-
-def _images(recipe: Recipe, folder: Path) -> list[Path]:
-    """The generate stage's folders."""
-
-    def run(stage: str, shard: int, key: str, inputs: dict[str, list[Path]]) -> Path:
-        out = folder / f"{stage}-{shard}"
-        run_stage(Request(stage, shard, key, recipe, inputs, out), Reporter(io.StringIO()))
-        return out
-
-    tasks = [task for task in plan(recipe, str) if task.stage in ("prompts", "generate")]
-    prompts = [run(task.stage, task.shard, task.key, {}) for task in tasks if task.stage == "prompts"]
-    return [run(task.stage, task.shard, task.key, {"prompts": prompts}) for task in tasks if task.stage == "generate"]
 
 
 def _arms(job: Job, folder: Path) -> dict[str, Callable[[], Arm]]:

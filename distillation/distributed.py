@@ -22,7 +22,7 @@ import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from distillation.plan import TRAINED_TOGETHER
+from distillation.plan import ON_EVERY_GPU
 from distillation.protocol import INTERRUPTED
 
 LONGEST_WAIT = timedelta(hours=12)
@@ -32,7 +32,7 @@ PARENT_SECONDS = 0.2
 
 def processes_for(stage: str, batch_size: int) -> int:
     """How many processes a stage should have: one for each GPU that is seen, each with an image of the batch."""
-    if stage not in TRAINED_TOGETHER or dist.is_torchelastic_launched():
+    if stage not in ON_EVERY_GPU or dist.is_torchelastic_launched():
         return 1
     return max(1, min(torch.cuda.device_count(), batch_size))
 

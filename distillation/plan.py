@@ -27,7 +27,7 @@ ENGINE = 1
 
 STARTER = Path(__file__).resolve().parents[1] / "starter" / "weights"
 STAGES = ("prompts", "generate", "embed", "agnostic", "distil", "evaluate", "export", "generator")
-TRAINED_TOGETHER = frozenset({"embed", "distil", "agnostic"})
+ON_EVERY_GPU = frozenset({"embed", "distil", "agnostic"})
 """Stages that use every GPU they see; the others use one."""
 NEEDS: dict[str, tuple[str, ...]] = {
     "prompts": (),

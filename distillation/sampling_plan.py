@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
+from typing import Any
 
+from distillation.plan import fingerprint
 from distillation.recipe import Recipe
 
 SEED_BITS = 48
@@ -78,3 +80,27 @@ def _order(count: int, seed: int, label: int, cycle: int) -> tuple[int, ...]:
     order = list(range(count))
     random.Random(f"{seed}/{label}/{cycle}").shuffle(order)
     return tuple(order)
+
+
+def describe_rows(recipe: Recipe, model: str, rows: Sequence[Row], attempts: Sequence[int]) -> list[dict[str, Any]]:
+    """The lines of ``images.jsonl``: what each image shows, and what makes it again.
+
+    Args:
+        model: directory or hub id of the pipeline that drew them.
+        attempts: how many images were drawn for each row; the last was kept.
+    """
+    wanted = recipe.data.generator
+    generator = fingerprint(model, "generator", wanted.revision, wanted.lora, wanted.decoder)
+    return [
+        {
+            "index": row.index,
+            "class": row.name,
+            "label": row.label,
+            "prompt": row.prompt,
+            "seed": image_seed(recipe.data.seed, row.index, count - 1),
+            "split": "holdout" if row.holdout else "train",
+            "attempts": count,
+            "generator": generator,
+        }
+        for row, count in zip(rows, attempts, strict=True)
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distillation.plan import TRAINED_TOGETHER
+from distillation.plan import ON_EVERY_GPU
 from distillation.protocol import Reporter, stop_on_sigterm
 from distillation.runner import DONE, run_child
 
@@ -16,7 +16,7 @@ def main(request_file: Path) -> int:
     Where several GPUs are seen, a stage that trains is run by a process for each, and this one only watches them.
     """
     asked = json.loads(request_file.read_text(encoding="utf-8"))
-    if asked["stage"] not in TRAINED_TOGETHER:
+    if asked["stage"] not in ON_EVERY_GPU:
         report = Reporter()
         stop_on_sigterm(report)
         return run_child(request_file, report)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,8 @@ from typing import Any
 from benchmarks.harness import console
 from benchmarks.photos.arms import LOSSES, REAL, UNTOUCHED
 from benchmarks.photos.domains import TUNING, PhotoDomain, photos_of
-from distillation.plan import plan
-from distillation.protocol import Reporter, Request
+from benchmarks.stages_here import Inputs, generated_images, stage_folder
 from distillation.recipe import Recipe
-from distillation.runner import run_stage
 
 BASE_PHOTOS = {"max_images": 60_000, "views": 1}
 """Of the base student: many photos, each seen in one view."""
@@ -84,7 +80,7 @@ class DomainBench:
     def _dataset(self, split: str, name: str, labels: tuple[int, ...]) -> Path:
         return photos_of(self._data, split, labels, self._photos / f"{name}-{split}")
 
-    def _start(self, name: str) -> dict[str, list[Path]]:
+    def _start(self, name: str) -> Inputs:
         return {name: [self._base_student]}
 
     def _learn_base(self, steps: int, work: Path) -> Path:
@@ -96,39 +92,19 @@ class DomainBench:
         changes = {"student": {"init": "scratch"}, "training": {"agnostic": agnostic, "views": views, "lr": 2e-3}}
         return self._learn_photos("base", self._recipe(changes), photos, work / whose, {})
 
-    def _learn_photos(self, name: str, recipe: Recipe, photos: Path, of: Path, start: dict[str, list[Path]]) -> Path:
+    def _learn_photos(self, name: str, recipe: Recipe, photos: Path, of: Path, start: Inputs) -> Path:
         embedded = self._run("embed", name, recipe, {"agnostic_source": [photos]}, of=of)
         return self._run("agnostic", name, recipe, {"embed": [embedded], **start}, of=of)
 
     def _images(self, recipe: Recipe) -> list[Path]:
-        """The shards of the recipe's images, in folders named by their keys: recipes with equal images share them."""
-        tasks = {
-            stage: [task for task in plan(recipe, str) if task.stage == stage] for stage in ("prompts", "generate")
-        }
-        [first] = tasks["prompts"]
-        inputs = {"prompts": [self._run("prompts", first.key[:12], recipe, {}, key=first.key)]}
-        return [
-            self._run("generate", task.key[:12], recipe, inputs, shard=task.shard, key=task.key)
-            for task in tasks["generate"]
-        ]
+        return generated_images(recipe, self._work, lambda: self._tell("generate"))
 
-    def _run(
-        self,
-        stage: str,
-        name: str,
-        recipe: Recipe,
-        inputs: dict[str, list[Path]],
-        *,
-        shard: int = 0,
-        key: str = "",
-        of: Path | None = None,
-    ) -> Path:
+    def _run(self, stage: str, name: str, recipe: Recipe, inputs: Inputs, *, of: Path | None = None) -> Path:
         out = (of or self._work) / f"{stage}-{name.replace(' ', '-')}"
-        if not (out / "manifest.json").is_file():
-            console.print(f"{self._domain.name}: {stage} {name}", highlight=False)
-            shutil.rmtree(out, ignore_errors=True)
-            run_stage(Request(stage, shard, key or name, recipe, inputs, out), Reporter(io.StringIO()))  # no JSON lines
-        return out
+        return stage_folder(stage, recipe, inputs, out, tell=lambda: self._tell(f"{stage} {name}"))
+
+    def _tell(self, what: str) -> None:
+        console.print(f"{self._domain.name}: {what}", highlight=False)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from distillation.embedding import Embedder
 from distillation.jpeg import JpegWriter
-from distillation.plan import fingerprint, resolve_model
+from distillation.plan import resolve_model
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Interrupted, Reporter, Request, StageError, write_atomically
 from distillation.quality import judge
 from distillation.recipe import Recipe
-from distillation.sampling_plan import Row, image_seed, shard_rows
+from distillation.sampling_plan import Row, describe_rows, image_seed, shard_rows
 from distillation.shard_files import GIVEN_UP, KEPT, Progress, ShardFiles
 from distillation.shard_samples import write_samples
 from models.generators import load_generator
@@ -71,7 +71,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     chosen = [rows[number] for number in kept]
     np.save(out / "labels.npy", np.array([row.label for row in chosen], np.int32))
     np.save(out / "holdout.npy", np.array([row.holdout for row in chosen], np.bool_))
-    described = _describe(recipe, generator, chosen, files.progress.attempts[kept])
+    described = describe_rows(recipe, generator, chosen, files.progress.attempts[kept].tolist())
     write_atomically(out / "images.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in described))
     if rows[0].index < len(recipe.domain.classes):
         # Shards that hold the first image of a class show samples: as many as there are classes, however many images.
@@ -202,24 +202,6 @@ def _check_classes(rows: list[Row], progress: Progress, report: Reporter) -> Non
     if short:
         listed = ", ".join(f"'{name}' {found[name]} of {wanted[name]}" for name in list(short)[:10])
         report.warning("images_missing", f"{sum(wanted[n] - found[n] for n in short)} images left out: {listed}")
-
-
-def _describe(recipe: Recipe, model: str, rows: list[Row], attempts: NDArray[np.int16]) -> list[dict[str, object]]:
-    wanted = recipe.data.generator
-    generator = fingerprint(model, "generator", wanted.revision, wanted.lora, wanted.decoder)
-    return [
-        {
-            "index": row.index,
-            "class": row.name,
-            "label": row.label,
-            "prompt": row.prompt,
-            "seed": image_seed(recipe.data.seed, row.index, int(count) - 1),
-            "split": "holdout" if row.holdout else "train",
-            "attempts": int(count),
-            "generator": generator,
-        }
-        for row, count in zip(rows, attempts, strict=True)
-    ]
 
 
 def _summary(progress: Progress) -> dict[str, object]:

@@ -24,12 +24,7 @@ from distillation.unlabelled import source_photos
 from models.students import build_student, count_params
 from models.teachers import load_teacher
 from tests.distillation.stage_folders import coloured_images
-from tests.distillation.training_folders import Heard, request, training, training_recipe, write_training_shards
-
-
-@pytest.fixture(scope="module")
-def shards(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_training_shards(tmp_path_factory.mktemp("shards"), teacher_folder)
+from tests.distillation.training_folders import Heard, request, training, training_recipe
 
 
 def distilled(out: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -21,7 +21,7 @@ from distillation.stage_process import StageProcess
 from distillation.stages import distil
 from models.students import build_student, student_config
 from tests.distillation import ranks
-from tests.distillation.training_folders import request, training_recipe, write_training_shards
+from tests.distillation.training_folders import request, training_recipe
 
 ENTRY = f"{__name__}:two_processes"
 WAIT_SECONDS = 240
@@ -30,11 +30,6 @@ WAIT_SECONDS = 240
 def two_processes(request_file: Path) -> int:
     """As the product's child does where it sees two GPUs."""
     return distributed.start(request_file, 2)
-
-
-@pytest.fixture(scope="module")
-def shards(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_training_shards(tmp_path_factory.mktemp("shards"), teacher_folder)
 
 
 def test_the_weights_are_those_of_one_process(shards: list[Path], teacher_folder: Path, tmp_path: Path) -> None:

@@ -11,29 +11,13 @@ import pytest
 import torch
 
 from distillation.corpus import Corpus
-from distillation.distilling import facts_of, training_length
+from distillation.distilling import training_length
 from distillation.protocol import Interrupted, StageError
 from distillation.recipe import Training
 from distillation.schedules import ema_decay, lr_factor
 from distillation.trainer import TeacherFacts, Trainer
 from distillation.training import Length, train
-from models.teachers import load_teacher
-from tests.distillation.training_folders import CPU, Heard, new_trainer, training, write_training_shards
-
-
-@pytest.fixture(scope="module")
-def shards(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_training_shards(tmp_path_factory.mktemp("shards"), teacher_folder)
-
-
-@pytest.fixture(scope="module")
-def corpus(shards: list[Path]) -> Corpus:
-    return Corpus.open(shards, CPU, with_captions=True)
-
-
-@pytest.fixture(scope="module")
-def teacher(teacher_folder: Path, corpus: Corpus) -> TeacherFacts:
-    return facts_of(load_teacher(str(teacher_folder)), corpus.captions)
+from tests.distillation.training_folders import Heard, new_trainer, training
 
 
 def run(

@@ -14,28 +14,11 @@ import torch
 from torch import Tensor
 
 from distillation.corpus import Corpus
-from distillation.distilling import facts_of
 from distillation.trainer import TeacherFacts, Trainer
 from distillation.whole_step import Step
-from models.teachers import load_teacher
-from tests.distillation.training_folders import CPU, new_trainer, training, write_training_shards
+from tests.distillation.training_folders import new_trainer, training
 
 LOSSES = [{"l2": 1.0}, {"contrastive": 1.0, "mfd": 2000.0, "afd": 1.0}]
-
-
-@pytest.fixture(scope="module")
-def shards(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_training_shards(tmp_path_factory.mktemp("shards"), teacher_folder)
-
-
-@pytest.fixture(scope="module")
-def corpus(shards: list[Path]) -> Corpus:
-    return Corpus.open(shards, CPU, with_captions=True)
-
-
-@pytest.fixture(scope="module")
-def teacher(teacher_folder: Path, corpus: Corpus) -> TeacherFacts:
-    return facts_of(load_teacher(str(teacher_folder)), corpus.captions)
 
 
 class Recorder:
