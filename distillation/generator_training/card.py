@@ -31,7 +31,7 @@ def write_card(folder: Path, recipe: GeneratorRecipe, domain: Domain, report: di
         license_name=licence,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=["one-step", "drifting", slug(recipe.name)],
+        tags=["one-step", "conditional-vae-gan", slug(recipe.name)],
         model_name=slug(recipe.name),
     )
     sections = [
@@ -97,7 +97,8 @@ def _origin(recipe: GeneratorRecipe, report: dict[str, Any], licence: str) -> st
         f"- Teacher: `{recipe.teacher.model}`, revision {recipe.teacher.revision or 'of the local weights'}. "
         f"Licence: {stated_licence(recipe.teacher.licence, recipe.teacher.model, 'teacher')}.",
         f"- Training: {training['steps']:,} steps of {recipe.batch_size} images, {training['seconds']:,} seconds, seed "
-        f"{recipe.seed}; drifting loss (arXiv 2602.04770) and discriminators on feature maps (arXiv 2111.01007).",
+        f"{recipe.seed}; conditional variational autoencoder (arXiv 1312.6114, 1512.09300) on the teacher's features, "
+        "discriminators on feature maps (arXiv 2111.01007).",
         f"- Versions: {versions}.",
     ]
     return "\n".join(rows) + "\n"

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillation.views import sample_views
 from models.errors import ModelError
 from models.teachers import TeacherModel, bf16_is_native
 
@@ -20,7 +19,8 @@ LEVELS = 4
 
 
 class Critic:
-    """The teacher's image tower, frozen; ``mean`` and ``std`` are of its pixels, ``head`` is its zero-shot head.
+    """The teacher's image tower, frozen; ``mean`` and ``std`` are of its pixels, ``head`` and ``logit_scale`` are those
+    of its zero-shot classifier.
 
     Args:
         class_prompts: prompts of each class, for the head ``(embed_dim, classes)``.
@@ -39,7 +39,7 @@ class Critic:
         self.size, self.device = size, teacher.device
         self.mean = torch.tensor(teacher.mean, device=self.device)
         self.std = torch.tensor(teacher.std, device=self.device)
-        self.head = teacher.zero_shot_head(class_prompts)
+        self.head, self.logit_scale = teacher.zero_shot_head(class_prompts), teacher.logit_scale
         with torch.no_grad():
             maps, summaries = self.look(torch.zeros(1, 3, size, size, device=self.device))
         self.map_shapes = [tuple(features.shape[1:]) for features in maps]
@@ -73,15 +73,9 @@ class Critic:
         summaries += [F.adaptive_avg_pool2d(pixels, parts).flatten(1) for parts in (8, 16)]
         return maps[:-1], [summary.float() for summary in (*summaries, _roughness(pixels))]
 
-    def crop(self, made: Tensor, views: Tensor) -> Tensor:
-        """Views of generated images in [-1, 1], as ``apply_views`` makes of photos, but with gradient."""
-        top, left, height, width, flip = views.to(made.device).unbind(1)
-        theta = torch.zeros(len(made), 2, 3, device=made.device)
-        theta[:, 0, 0], theta[:, 1, 1] = width * (1 - 2 * flip), height
-        theta[:, 0, 2], theta[:, 1, 2] = 2 * left + width - 1, 2 * top + height - 1
-        grid = F.affine_grid(theta, [len(made), 3, self.size, self.size], align_corners=False)
-        cropped = F.grid_sample(made.float().contiguous(), grid, padding_mode="border", align_corners=False)
-        pixels = ((cropped * 0.5 + 0.5) - self.mean[:, None, None]) / self.std[:, None, None]
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [-1, 1] as the critic's pixels, with :func:`noisy`'s noise."""
+        pixels = ((images.float() * 0.5 + 0.5) - self.mean[:, None, None]) / self.std[:, None, None]
         return noisy(pixels).contiguous(memory_format=torch.channels_last)
 
 
@@ -109,10 +103,6 @@ def feature_levels(visual: nn.Module, name: str) -> list[int]:
 def noisy(pixels: Tensor) -> Tensor:
     """With noise from the CPU's generator: the same on every device."""
     return pixels + NOISE * torch.randn(pixels.shape).to(pixels.device)
-
-
-def draw_views(count: int) -> Tensor:
-    return sample_views(count, scale=(0.75, 1.0), ratio=(0.9, 1.1), generator=torch.default_generator)
 
 
 def _roughness(pixels: Tensor) -> Tensor:

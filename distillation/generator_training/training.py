@@ -47,7 +47,7 @@ def train(trainer: GeneratorTrainer, recipe: GeneratorRecipe, out: Path, report:
             raise Interrupted
         began = time.monotonic()
         try:
-            told = trainer.step(progress.step, recipe.batch_size, rate_factor(progress.step, done))
+            told = trainer.step(progress.step, recipe.batch_size, rate_factor(progress.step, done), done)
         except RuntimeError as error:
             raise _explained(error) from error
         progress.step += 1

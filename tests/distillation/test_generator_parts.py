@@ -15,10 +15,11 @@ from transformers import CLIPTokenizer
 from distillation.generator_training.captions import COLOURS, UNSAID, background, caption, light
 from distillation.generator_training.critic import Critic, feature_levels, noisy
 from distillation.generator_training.discriminators import Discriminators, discriminator_loss
-from distillation.generator_training.drifting import TEMPERATURES, drifting_loss
 from distillation.generator_training.kid import kernel_distance, squared_mmd
 from distillation.generator_training.nearest import nearest_distances
 from distillation.generator_training.networks import OneStep, save_pipeline
+from distillation.generator_training.photo_bank import PhotoBank
+from distillation.generator_training.photo_encoder import CODE_CHANNELS, FIRST_LOG_VARIANCE, PhotoEncoder, rate
 from distillation.generator_training.text_encoder import Texts
 from distillation.views import apply_views, whole_views
 from models.errors import ModelError
@@ -27,56 +28,41 @@ from models.sampling import Sampler
 from models.teachers import load_teacher
 
 
-def test_drifting_loss_against_a_plain_reference() -> None:
-    random_numbers = np.random.default_rng(0)
-    made, photos = random_numbers.normal(size=(3, 4, 5)), random_numbers.normal(size=(3, 6, 5))
-    loss = drifting_loss(torch.tensor(made), torch.tensor(photos))
-    assert float(loss) == pytest.approx(np.mean([_drifting(*pair) for pair in zip(made, photos, strict=True)]))
-
-
-def _drifting(made: NDArray[np.float64], photos: NDArray[np.float64]) -> float:
-    """One class: mean squared length of the drift, image by image and photo by photo."""
-    k = len(made)
-    everything = np.concatenate([photos, made])
-    distance = np.array([[np.linalg.norm(a - b) for b in everything] for a in made])
-    drift = np.zeros_like(made)
-    for temperature in TEMPERATURES:
-        similar = np.exp(-distance / temperature)
-        similar[np.arange(k), len(photos) + np.arange(k)] = 0  # not from itself
-        weight = np.sqrt(similar / similar.sum(1, keepdims=True) * similar / similar.sum(0))
-        field = np.zeros_like(made)
-        for i in range(k):
-            attract, repel = weight[i, : len(photos)], weight[i, len(photos) :]
-            for j, photo in enumerate(photos):
-                field[i] += attract[j] * repel.sum() * photo
-            for j, other in enumerate(made):
-                field[i] -= repel[j] * attract.sum() * other
-        drift += field / (np.sqrt(np.mean(np.sum(field**2, 1))) + 1e-6)
-    return float(np.mean(np.sum(drift**2, 1)))
-
-
-def test_drifting_leads_to_the_photos_and_not_to_one_of_them() -> None:
+def test_the_rate_of_codes_is_their_divergence_from_noise() -> None:
     torch.manual_seed(0)
-    photos = torch.cat([torch.randn(1, 64, 2) * 0.1 + 0.5, torch.randn(1, 64, 2) * 0.1 - 0.5], 1)
-    made = torch.nn.Parameter(torch.randn(1, 64, 2) * 0.01)
-    optimiser = torch.optim.SGD([made], lr=1.0)
-    for _ in range(200):
-        optimiser.zero_grad()
-        drifting_loss(made, photos).backward()
-        optimiser.step()
-    ends = made.detach()[0]
-    upper = ends.mean(1) > 0
-    assert 16 <= int(upper.sum()) <= 48  # both groups of photos are met
-    assert torch.allclose(ends[upper].mean(0), torch.full((2,), 0.5), atol=0.1)
-    assert float(ends[upper].std(0).min()) > 0.03  # and each with its spread
+    mean, log_variance = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
+    ours = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    reference = torch.distributions.kl_divergence(ours, torch.distributions.Normal(0.0, 1.0)).sum((1, 2, 3)).mean()
+    assert float(rate(mean, log_variance)) == pytest.approx(float(reference), rel=1e-5)
+    assert float(rate(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))) == 0
 
 
-def test_drifting_leads_towards_far_photos() -> None:
-    photos = torch.randn(2, 8, 4)
-    far = (photos + 3).requires_grad_()
-    drifting_loss(far, photos).backward()
-    assert far.grad is not None
-    assert (far.grad.mean((0, 1)) > 0).all()  # the way down is the way back
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_a_photo_has_a_code_of_the_noises_size_that_says_which_it_is(teacher_folder: Path, size: int) -> None:
+    critic = Critic(load_teacher(str(teacher_folder)), [["a cat"], ["a dog"]], size)
+    images = torch.randint(0, 256, (3, size, size, 3), dtype=torch.uint8)
+    maps, summaries = critic.look(apply_views(images, whole_views(3), size, critic.mean, critic.std))
+    noise = OneStep(size, 32).draw_noise(1)
+    mean, log_variance = PhotoEncoder(critic, noise.shape[-1])(maps, summaries)
+    assert mean.shape == log_variance.shape == (3, CODE_CHANNELS, *noise.shape[2:])
+    assert float(log_variance.mean()) == pytest.approx(FIRST_LOG_VARIANCE, abs=1)
+    assert not torch.allclose(mean[0], mean[1], atol=0.01)
+
+
+def test_the_bank_keeps_what_the_critic_sees(teacher_folder: Path) -> None:
+    critic = Critic(load_teacher(str(teacher_folder)), [["a cat"], ["a dog"]], 64)
+    images = torch.randint(0, 256, (6, 64, 64, 3), dtype=torch.uint8)
+    torch.manual_seed(0)
+    bank = PhotoBank.fill(critic, images, torch.tensor([0, 1, 0, 1, 0, 1]))
+    mirrored = [bool((kept == photo.flip(1)).all()) for kept, photo in zip(bank.images, images, strict=True)]
+    assert {*mirrored} == {True, False}
+    assert all(
+        flip or bool((kept == photo).all()) for flip, kept, photo in zip(mirrored, bank.images, images, strict=True)
+    )
+    rows = torch.tensor([4, 1])
+    pixels = apply_views(bank.images[rows], whole_views(2), 64, critic.mean, critic.std)
+    for kept, seen in zip(bank.seen(rows, critic), critic.look(pixels), strict=True):
+        assert all(torch.allclose(a, b.float(), atol=0.05, rtol=0.05) for a, b in zip(kept, seen, strict=True))
 
 
 def test_kernel_distance_against_a_plain_reference() -> None:
@@ -156,7 +142,7 @@ def test_the_critic_sees_images_of_any_size_and_leads_back_to_their_pixels(teach
     photos = apply_views(images, whole_views(3), size, critic.mean, critic.std)
     made = (images.permute(0, 3, 1, 2) / 127.5 - 1).requires_grad_()
     torch.manual_seed(0)
-    ours = critic.crop(made, whole_views(3))
+    ours = critic.normalise(made)
     torch.manual_seed(0)
     assert torch.allclose(ours, noisy(photos), atol=1e-4)
     _, summaries = critic.look(ours)

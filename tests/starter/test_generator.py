@@ -36,7 +36,8 @@ def test_the_command_trains_on_its_classes_only(tmp_path: Path) -> None:
     (out / "old").touch()
     train_starter_generator(data, out, work, labels=[0, 2], steps=1, batch_size=8, seed=0)
     report = json.loads((out / "report.json").read_text())
-    assert (report["classes"], report["photos"], report["size"]) == (2, {"training": 6, "held_out": 2}, 64)
+    assert (report["classes"], report["photos"]["held_out"], report["size"]) == (2, 2, 64)
+    assert 4 <= report["photos"]["training"] <= 6  # half of each class, and what else the teacher recognises
     assert list(report["per_class"]) == ["lemon", "tractor"]
     assert (out / "model_index.json").is_file() and not (out / "old").exists()
 
