@@ -50,7 +50,10 @@ def test_a_generator_is_trained_and_draws_the_images_of_a_job(teacher_folder: Pa
         job = work(service, queued["job_id"])
         assert job["status"] == "succeeded", job["error"]
         generator = service.http.get(f"/v1/generators/{queued['id']}").json()
-        assert generator["report"]["photos"] == {"training": 28, "held_out": 4}
+        photos = generator["report"]["photos"]
+        assert (
+            16 <= photos["training"] <= 28 and photos["held_out"] == 4
+        )  # of 28, what the teacher knows, half at least
         assert generator["report"]["training"]["steps"] == 2
         card = next(file for file in generator["files"] if file["name"] == "README.md")
         assert "made in this test" in service.http.get(card["url"]).text
