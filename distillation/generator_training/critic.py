@@ -74,8 +74,8 @@ class Critic:
         return maps[:-1], [summary.float() for summary in (*summaries, _roughness(pixels))]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images in [-1, 1] as the critic's pixels, with :func:`noisy`'s noise."""
-        pixels = ((images.float() * 0.5 + 0.5) - self.mean[:, None, None]) / self.std[:, None, None]
+        """Images in [0, 1], ``(n, 3, size, size)``, as the critic's pixels, with :func:`noisy`'s noise."""
+        pixels = (images - self.mean[:, None, None]) / self.std[:, None, None]
         return noisy(pixels).contiguous(memory_format=torch.channels_last)
 
 
@@ -103,6 +103,17 @@ def feature_levels(visual: nn.Module, name: str) -> list[int]:
 def noisy(pixels: Tensor) -> Tensor:
     """With noise from the CPU's generator: the same on every device."""
     return pixels + NOISE * torch.randn(pixels.shape).to(pixels.device)
+
+
+def lead(scores: Tensor, labels: Tensor) -> Tensor:
+    """By how much each image's own class leads all others ``(n,)``; negative where another leads.
+
+    Args:
+        scores: of every class, ``(n, classes)``.
+        labels: int64 ``(n,)``.
+    """
+    own = labels[:, None]
+    return scores.gather(1, own)[:, 0] - scores.scatter(1, own, -torch.inf).amax(1)
 
 
 def _roughness(pixels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ CODE_CHANNELS = 4
 """Channels of the noise that stand for a photo; the others are always noise, for detail that no code holds."""
 WIDTH = 128
 FIRST_LOG_VARIANCE = -4.0
-"""Codes are nearly exact at first, so that the generator learns to read them; then the rate is lowered."""
+"""Codes are nearly exact at first, so that the generator learns to read them; then they say less and less."""
 
 
 class PhotoEncoder(nn.Module):
@@ -26,9 +26,11 @@ class PhotoEncoder(nn.Module):
 
     def __init__(self, critic: Critic, side: int) -> None:
         super().__init__()
-        self._side, self._channels = side, [channels for channels, _, _ in critic.map_shapes]
+        self._side = side
         coarsest = critic.summary_widths[1] // 4  # the last map in 2 x 2 parts
-        self.maps = nn.ModuleList(nn.Conv2d(channels, WIDTH // 2, 1) for channels in (*self._channels, coarsest))
+        self.maps = nn.ModuleList(
+            nn.Conv2d(channels, WIDTH // 2, 1) for channels in (*(shape[0] for shape in critic.map_shapes), coarsest)
+        )
         self.colours = nn.Conv2d(3 * 4, WIDTH // 2, 1)
         self.body = nn.Sequential(
             nn.SiLU(),
@@ -63,6 +65,6 @@ class PhotoEncoder(nn.Module):
         return F.interpolate(features.float(), (side, side), mode="bilinear", align_corners=False, antialias=True)
 
 
-def rate(mean: Tensor, log_variance: Tensor) -> Tensor:
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """Mean over images of the Kullback-Leibler divergence of the codes from plain noise, in nats."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum((1, 2, 3)).mean()

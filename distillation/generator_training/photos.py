@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from distillation.datasets import read_info
 from distillation.embedding import Embedder
 from distillation.errors import DatasetError
 from distillation.generator_recipe import GeneratorRecipe, classes_of
+from distillation.generator_training.critic import lead
 from distillation.recipe import Domain
 
 FEWEST_PHOTOS = 4
@@ -47,23 +48,10 @@ class Photos:
             kept[rows[leads[rows].argsort(descending=True)[: math.ceil(LEAST_SHARE * len(rows))]]] = True
         return Photos(self.images[kept], self.labels[kept])
 
-    def thinned(self, most: int) -> Photos:
-        """At most ``most`` of them (but two of each class), about the same share of every class."""
-        if len(self) <= most:
-            return self
-        kept = []
-        for label in self.labels.unique():
-            rows = torch.nonzero(self.labels == label)[:, 0]
-            count = max(2, len(rows) * most // len(self))
-            kept.append(rows[torch.linspace(0, len(rows) - 1, count).long()])
-        chosen = torch.cat(kept).sort().values
-        return Photos(self.images[chosen], self.labels[chosen])
-
     def _leads(self, rows: Tensor, embedder: Embedder) -> Tensor:
         """By how much, in cosine, the photos' own classes lead all others."""
-        cosines = (embedder.whole(self.images[rows].to(embedder.head.device)).float() @ embedder.head.float()).cpu()
-        labels = self.labels[rows, None]
-        return cosines.gather(1, labels)[:, 0] - cosines.scatter(1, labels, -torch.inf).amax(1)
+        cosines = embedder.whole(self.images[rows].to(embedder.head.device)).float() @ embedder.head.float()
+        return lead(cosines.cpu(), self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -79,6 +67,17 @@ class Split:
     labels: NDArray[np.int64]
     training: NDArray[np.intp]
     held_out: NDArray[np.intp]
+
+    def thinned(self, most: int) -> Split:
+        """At most ``most`` photos to learn from (but two of each class), about the same share of every class."""
+        if len(self.training) <= most:
+            return self
+        kept = []
+        for label in range(len(self.domain.classes)):
+            rows = self.training[self.labels[self.training] == label]
+            count = max(2, len(rows) * most // len(self.training))
+            kept.append(rows[np.linspace(0, len(rows) - 1, count).astype(np.intp)])
+        return replace(self, training=np.sort(np.concatenate(kept)))
 
     def read(self, rows: NDArray[np.intp], size: int) -> Photos:
         """Photos of ``rows`` in ``size``, antialiased."""

@@ -16,18 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillation.generator_training.captions import UNSAID, caption
-from distillation.generator_training.critic import Critic
+from distillation.generator_training.critic import Critic, lead
 from distillation.generator_training.discriminators import Discriminators, discriminator_loss
 from distillation.generator_training.networks import OneStep
 from distillation.generator_training.photo_bank import PhotoBank
-from distillation.generator_training.photo_encoder import CODE_CHANNELS, PhotoEncoder
-from distillation.generator_training.photo_encoder import rate as code_rate
+from distillation.generator_training.photo_encoder import CODE_CHANNELS, PhotoEncoder, divergence
 from distillation.generator_training.text_encoder import Texts
 from distillation.optimizer_state import load_optimizer, optimizer_tensors, under
 from distillation.recipe import Domain
 
-RATE = 1e-3
-ADVERSARIAL, RECOGNITION, RATE_WEIGHT = 0.3, 0.2, 0.02
+LEARNING_RATE = 1e-3
+ADVERSARIAL, RECOGNITION, DIVERGENCE = 0.3, 0.2, 0.02
 COARSE, COARSE_WEIGHT = (4, 8), 40.0
 """Sides in pixels of the parts whose colours are compared, and their weight."""
 FIRST_NATS, NATS = 5.6, 1.0
@@ -88,7 +87,7 @@ class GeneratorTrainer:
         """
         torch.manual_seed(self._seed * 1_000_003 + number)
         for optimizer in self._optimizers.values():
-            optimizer.param_groups[0]["lr"] = RATE * rate
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate
         rows, said, captions = self._draw(batch_size, random.Random(self._seed * 1_000_003 + number))
         half = batch_size // 2
         photo_maps, photo_summaries = self._bank.seen(rows, self._critic)
@@ -100,21 +99,21 @@ class GeneratorTrainer:
             code, rest = noise.split([CODE_CHANNELS, noise.shape[1] - CODE_CHANNELS], 1)
             code = torch.cat([mean + (log_variance / 2).exp() * code[:half], code[half:]])
             coded = torch.cat([code, rest], 1).contiguous(memory_format=torch.channels_last)
-            images = self.model(coded, self._texts(captions))
+            images = self.model(coded, self._texts(captions)).float() * 0.5 + 0.5
             made = self._critic.normalise(images)
             maps, summaries = self._critic.look(made)
         scales = self._bank.map_scale
         maps, photo_maps = ([m * scale for m, scale in zip(p, scales, strict=True)] for p in (maps, photo_maps))
         photos = self._bank.images[rows].to(made.device).permute(0, 3, 1, 2) / 255
-        alike = self._unlike(images[:half].float() * 0.5 + 0.5, maps, summaries, photos, photo_maps, photo_summaries)
-        nats = code_rate(mean, log_variance)
+        unlike = self._unlike(images[:half], maps, summaries, photos, photo_maps, photo_summaries)
+        nats = divergence(mean, log_variance)
         early = max(0.0, 1 - done / EARLY)
         target = (NATS + (FIRST_NATS - NATS) * early) * self.model.latent_side**2
-        loss = alike + RATE_WEIGHT * (nats - target).abs()
-        figures = {"unlike": alike, "nats": nats, "recognised": self._recognised.mean()}
+        loss = unlike + DIVERGENCE * (nats - target).abs()
+        figures = {"unlike": unlike, "nats": nats, "recognised": self._recognised.mean()}
         if early < ADVERSARY_FROM:
             missed = self._missed(summaries[0], said[:, 0].to(made.device))
-            judged, adversarial = self._judge(self._critic.normalise(photos * 2 - 1), made, photo_maps, maps, said)
+            judged, adversarial = self._judge(self._critic.normalise(photos), made, photo_maps, maps, said)
             loss = loss + ADVERSARIAL * adversarial + RECOGNITION * missed
             figures |= {"adversarial": adversarial, "discriminators": judged}
         self._optimizers["generator"].zero_grad()
@@ -164,12 +163,10 @@ class GeneratorTrainer:
         """Cross-entropy of the zero-shot classifier, of images whose class does not yet lead all others by one nat: the
         rest is left to the photos. Notes which classes are recognised when made from plain noise."""
         logits = features @ self._critic.head.float() * self._critic.logit_scale
-        own = logits.gather(1, labels[:, None])[:, 0]
-        lead = own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        half = len(labels) // 2
-        for label, right in zip(labels[half:].tolist(), (lead[half:] > 0).float().cpu(), strict=True):
+        ahead, half = lead(logits, labels), len(labels) // 2
+        for label, right in zip(labels[half:].tolist(), (ahead[half:] > 0).float().cpu(), strict=True):
             self._recognised[label].lerp_(right, 0.05)
-        return (F.cross_entropy(logits, labels, reduction="none") * (lead < 1)).mean()
+        return (F.cross_entropy(logits, labels, reduction="none") * (ahead < 1)).mean()
 
     def _judge(
         self, photos: Tensor, made: Tensor, photo_maps: list[Tensor], maps: list[Tensor], said: Tensor

@@ -41,12 +41,12 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     split = split_photos(request.inputs["photos"][0], recipe, report.warning)
     prompts = zero_shot_prompts(split.domain)
     critic = Critic(teacher, prompts, recipe.size)
+    if len(split.training) > (most := most_photos(critic)):
+        report.warning("photos_left_out", f"{len(split.training):,} photos; memory is kept for {most:,} of them")
+        split = split.thinned(most)
     embedder = Embedder(teacher, prompts, on_halved=lambda _size: None)
     training, held_out = (split.read(rows, recipe.size) for rows in (split.training, split.held_out))
     training = training.recognised(embedder)
-    if len(training) > (most := most_photos(critic)):
-        report.warning("photos_left_out", f"{len(training):,} photos; memory is kept for {most:,} of them")
-        training = training.thinned(most)
     torch.manual_seed(recipe.seed)
     bank = PhotoBank.fill(critic, training.images, training.labels)
     trainer = GeneratorTrainer(split.domain, critic, bank, texts, recipe.seed)

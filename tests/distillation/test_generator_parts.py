@@ -19,7 +19,7 @@ from distillation.generator_training.kid import kernel_distance, squared_mmd
 from distillation.generator_training.nearest import nearest_distances
 from distillation.generator_training.networks import OneStep, save_pipeline
 from distillation.generator_training.photo_bank import PhotoBank
-from distillation.generator_training.photo_encoder import CODE_CHANNELS, FIRST_LOG_VARIANCE, PhotoEncoder, rate
+from distillation.generator_training.photo_encoder import CODE_CHANNELS, FIRST_LOG_VARIANCE, PhotoEncoder, divergence
 from distillation.generator_training.text_encoder import Texts
 from distillation.views import apply_views, whole_views
 from models.errors import ModelError
@@ -33,8 +33,8 @@ def test_the_rate_of_codes_is_their_divergence_from_noise() -> None:
     mean, log_variance = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
     ours = torch.distributions.Normal(mean, (log_variance / 2).exp())
     reference = torch.distributions.kl_divergence(ours, torch.distributions.Normal(0.0, 1.0)).sum((1, 2, 3)).mean()
-    assert float(rate(mean, log_variance)) == pytest.approx(float(reference), rel=1e-5)
-    assert float(rate(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))) == 0
+    assert float(divergence(mean, log_variance)) == pytest.approx(float(reference), rel=1e-5)
+    assert float(divergence(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))) == 0
 
 
 @pytest.mark.parametrize("size", [32, 64, 96])
@@ -140,7 +140,7 @@ def test_the_critic_sees_images_of_any_size_and_leads_back_to_their_pixels(teach
     assert [side for _, side, _ in critic.map_shapes] == [16, 8, 4]  # of the teacher's 64 pixels
     images = torch.randint(0, 256, (3, size, size, 3), dtype=torch.uint8)
     photos = apply_views(images, whole_views(3), size, critic.mean, critic.std)
-    made = (images.permute(0, 3, 1, 2) / 127.5 - 1).requires_grad_()
+    made = (images.permute(0, 3, 1, 2) / 255).requires_grad_()
     torch.manual_seed(0)
     ours = critic.normalise(made)
     torch.manual_seed(0)
