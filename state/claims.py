@@ -80,12 +80,19 @@ def claim_task(session: Session, task_id: int, owner: str, lease_seconds: float)
         .execution_options(synchronize_session=False)
     )
     try:
-        with session.begin_nested():
+        with session.begin_nested() as claiming:
             if _row_count(session, change) != 1:
                 return None
+            # Another may have made this very output since it was looked for; from here on none can.
+            if made := session.get(Result, task.key) is not None:
+                claiming.rollback()
     except IntegrityError:  # the unique index of running keys: another worker makes this very output
         return None
     session.refresh(task)
+    if made:
+        take_over(session, job, [task])
+        advance(session, job)
+        return None
     job.started_at = job.started_at or now
     show_stage(session, job)
     message = f"Stage {task.stage} started" + (f" (attempt {task.attempt})." if task.attempt > 1 else ".")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 from sqlalchemy import Engine, event, select
 
@@ -124,6 +126,25 @@ def test_one_output_is_made_once(database: Engine) -> None:
     assert claim(database, twin) is None  # its output exists by now
     twin = tasks_of(database, second, "prompts")[0]
     assert (twin.status, twin.reused, twin.bundle) == ("done", True, "c" * 64)
+    assert [task.status for task in tasks_of(database, second, "generate")] == ["ready", "ready"]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite lets one write at a time
+def test_an_output_that_is_finished_during_a_claim_is_not_made_again(database: Engine) -> None:
+    first, second = submit(database), submit(database)
+    [mine], [twin] = tasks_of(database, first, "prompts"), tasks_of(database, second, "prompts")
+    held, ended = claim(database, mine), threading.Event()
+    assert held
+
+    @event.listens_for(database, "before_cursor_execute")
+    def finish_first(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith("UPDATE tasks") and not ended.is_set():  # looked for, not yet claimed
+            ended.set()
+            finish(database, held)
+
+    assert claim(database, twin) is None and ended.is_set()
+    [twin] = tasks_of(database, second, "prompts")
+    assert (twin.status, twin.reused, twin.attempt, twin.lease_owner) == ("done", True, 0, None)
     assert [task.status for task in tasks_of(database, second, "generate")] == ["ready", "ready"]
 
 
