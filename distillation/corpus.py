@@ -105,14 +105,15 @@ class Corpus:
         Each epoch is a new permutation, and an image shows its next cached view in each. The stream depends on
         ``seed`` alone, so a resumed training sees what an unbroken one would have.
         """
-        positions = np.arange(seen, seen + size)
+        return self.at(np.arange(seen, seen + size)[own_rows(size)], size, seed)
+
+    def at(self, positions: NDArray[np.int64], size: int, seed: int) -> TrainingBatch:
+        """The images at some positions of the stream, as a part of a batch of ``size``; see :meth:`batch`."""
         epochs = positions // self.count
-        images = np.empty(size, np.int64)
+        images = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             images[chosen] = _permutation(self.count, seed, int(epoch))[positions[chosen] % self.count]
-        own = own_rows(size)
-        images, epochs = images[own], epochs[own]
         pixels, views, features = self._gather(images, (images + epochs) % self.views)
         caption = torch.from_numpy(self.caption[images]).to(self.device) if len(self.caption) else None
         return TrainingBatch(pixels, views, features.float(), caption, size)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distillation.catalogue import Resolved, resolve_student
 from distillation.corpus import Corpus
+from distillation.mixed_corpus import MixedCorpus
 from distillation.plan import DEFAULT_EPOCHS, base_student, resolve_model
 from distillation.protocol import Reporter, Request, StageError, write_atomically
 from distillation.recipe import Recipe, Training
@@ -66,7 +67,7 @@ def distil_student(
     request: Request,
     report: Reporter,
     *,
-    corpus: Corpus,
+    corpus: Corpus | MixedCorpus,
     training: Training,
     teacher: TeacherFacts,
     earlier: Path | None,
@@ -112,7 +113,9 @@ def distil_student(
     return {**summary, "init": init}
 
 
-def holdout_measurement(trainer: Trainer, corpus: Corpus, head: Tensor | None) -> Callable[[], dict[str, float]]:
+def holdout_measurement(
+    trainer: Trainer, corpus: Corpus | MixedCorpus, head: Tensor | None
+) -> Callable[[], dict[str, float]]:
     """The scores of the trainer's student for the curve; ``head`` as in :func:`distil_student`."""
 
     def measure() -> dict[str, float]:

@@ -32,7 +32,7 @@ class Embedder:
         self.head = teacher.zero_shot_head(class_prompts)
 
     @staticmethod
-    def shrink(images: Tensor, side: int) -> Tensor:
+    def resize(images: Tensor, side: int) -> Tensor:
         """Resize uint8 ``(n, height, width, 3)`` to ``(n, side, side, 3)``, antialiased."""
         if images.shape[1:3] == (side, side):
             return images.contiguous()

@@ -34,7 +34,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "generate": ("prompts",),
     "embed": (),
     "agnostic": ("embed",),
-    "distil": ("generate", "agnostic"),
+    "distil": ("generate", "agnostic", "embed"),
     "evaluate": ("generate", "distil"),
     "export": ("generate", "distil", "evaluate"),
     "generator": (),
@@ -137,21 +137,22 @@ def plan(recipe: Recipe, fingerprint_of: Callable[[str], str]) -> list[StageTask
 
     student_parts = [recipe.student.model_dump(mode="json"), _base_fingerprint(recipe), teacher]
     schedule = training.model_dump(mode="json", exclude={"checkpoint_seconds", "agnostic"})
-    agnostic = None
-    if training.agnostic is not None:
-        phase = training.agnostic
+    agnostic, phase = None, training.agnostic
+    if phase is not None:
         views = [training.views, training.crop_scale, training.flip, training.seed]
         photos = _digest(["embed", teacher, fingerprint_of(phase.source), phase.max_images, views])
         agnostic = _digest(["agnostic", photos, student_parts, schedule, [phase.epochs, phase.steps]])
         tasks.append(StageTask("embed", 0, photos, NEEDS["embed"]))
         tasks.append(StageTask("agnostic", 0, agnostic, NEEDS["agnostic"]))
 
-    distil = _digest(["distil", shards, agnostic, student_parts, schedule])
+    mix = phase.mix if phase else 0
+    distil = _digest(["distil", shards, agnostic, student_parts, schedule, mix])
     dataset = fingerprint_of(recipe.evaluation.dataset) if recipe.evaluation.dataset else None
     evaluate = _digest(["evaluate", distil, dataset, classes, list(domain.templates)])
     names = [domain.name, recipe.teacher.licence, data.generator.licence, recipe.evaluation.latency]
     export = _digest(["export", evaluate, recipe.exports.model_dump(mode="json"), names])
-    needs = tuple(stage for stage in NEEDS["distil"] if stage != "agnostic" or agnostic)
+    needless = {"agnostic": agnostic is None, "embed": not mix}
+    needs = tuple(stage for stage in NEEDS["distil"] if not needless.get(stage))
     return [
         *tasks,
         StageTask("distil", 0, distil, needs),
@@ -187,7 +188,8 @@ def step_count(recipe: Recipe) -> int | None:
         return None
     if training.steps is not None:
         return training.steps
-    images = image_count(recipe) * (1 - recipe.data.holdout)
+    mix = training.agnostic.mix if training.agnostic else 0
+    images = image_count(recipe) * (1 - recipe.data.holdout) / (1 - mix)
     return max(1, round(images * (training.epochs or DEFAULT_EPOCHS) / training.batch_size))
 
 

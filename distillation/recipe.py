@@ -19,6 +19,8 @@ from distillation.recipe_data import Data
 from distillation.recipe_fields import Section, is_local, located
 
 LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive", "crd", "mfd", "gd", "icl", "afd"]
+NEED_CAPTIONS: frozenset[LossName] = frozenset({"contrastive", "crd", "gd", "icl", "afd"})
+"""Losses that images without a text cannot have."""
 SizePreset = Literal["xs", "s", "m", "l"]
 BUDGETS = ("max_params", "fewer_params", "max_macs")
 MAX_CLASSES = 5000
@@ -158,6 +160,9 @@ class Agnostic(Section):
     max_images: int = Field(100_000, ge=16, le=1_000_000_000, description="Images used at most.")
     epochs: float = Field(1.0, gt=0, le=MAX_EPOCHS)
     steps: int | None = Field(None, gt=0, le=MAX_STEPS, description="Instead of `epochs`.")
+    mix: float = Field(
+        0, ge=0, lt=1, description="Share of these photos in the batches of the second phase, beside synthetic images."
+    )
 
     @field_validator("source")
     @classmethod
@@ -212,6 +217,15 @@ class Training(Section):
     def _one_length(self) -> Self:
         if sum(item is not None for item in (self.epochs, self.steps, self.minutes)) > 1:
             raise ValueError("give only one of epochs, steps, minutes")
+        return self
+
+    @model_validator(mode="after")
+    def _photos_have_no_captions(self) -> Self:
+        needing = [name for name in self.losses if name in NEED_CAPTIONS]
+        if self.agnostic and self.agnostic.mix and needing:
+            names = ", ".join(needing)
+            message = f"photos have no captions, which {names} need; leave `mix` out or choose other losses"
+            raise located(("agnostic", "mix"), message)
         return self
 
 

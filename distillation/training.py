@@ -15,6 +15,7 @@ import torch
 from distillation.checkpoints import load_newest, save_checkpoint
 from distillation.corpus import Corpus
 from distillation.distributed import largest, size
+from distillation.mixed_corpus import MixedCorpus
 from distillation.protocol import Interrupted, Reporter, StageError, write_atomically
 from distillation.recipe import Training
 from distillation.schedules import lr_factor
@@ -66,7 +67,7 @@ class Progress:
 
 def train(
     trainer: Trainer,
-    corpus: Corpus,
+    corpus: Corpus | MixedCorpus,
     training: Training,
     length: Length,
     out: Path,

@@ -27,7 +27,7 @@ class Batch:
         student: features ``(n, d)``, the only ones with a gradient.
         teacher: cached features of the same views ``(n, d)``.
         scale: the teacher's ``exp(logit_scale)``, its inverse temperature.
-        captions: the teacher's text features of the distinct captions ``(c, d)``, for :data:`NEED_CAPTIONS`.
+        captions: the teacher's text features of the distinct captions ``(c, d)``, for the losses of images with texts.
         caption: which caption describes each image, int64 ``(n,)``.
         masked: the student's features of the same views with most patches masked ``(n, d)``, for ``mfd``.
         augmented: features made of the student's and the teacher's ``(n, d)``, normalised, for ``afd``.
@@ -187,9 +187,6 @@ LOSSES: dict[str, Callable[[Batch], Tensor]] = {
     "icl": _with_captions("icl", lambda b, u, index: icl(b.student, b.teacher, u, index, b.scale)),
     "afd": _with_captions("afd", _afd),
 }
-
-NEED_CAPTIONS = frozenset({"contrastive", "crd", "gd", "icl", "afd"})
-"""Losses that images without a text cannot have."""
 
 
 def total_loss(weights: Mapping[Any, float], batch: Batch) -> Tensor:

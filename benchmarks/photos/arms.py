@@ -33,6 +33,11 @@ ARMS = (*LOSSES, REAL, UNTOUCHED)
 TEMPLATES = ["a photo of a {}", "a photo of the {}", "a small photo of a {}", "a close-up of a {}", "{}"]
 
 
+def mixed(share: float) -> dict[str, Any]:
+    """A share of each batch are the base student's photos: of no class that is measured, already embedded."""
+    return {"training": {"agnostic": {"source": "the base student's photos", "mix": share}}}
+
+
 def levers(images_per_class: int, steps: int) -> dict[str, dict[str, Any]]:
     """What each lever changes in the recipe, given what all arms have."""
     return {
@@ -50,4 +55,6 @@ def levers(images_per_class: int, steps: int) -> dict[str, dict[str, Any]]:
         "l2 and i2i": {"training": {"losses": {"l2": 1, "i2i": 0.1}}},
         "twice the rate": {"training": {"lr": 2e-3}},
         "prompt ensemble": {"domain": {"templates": TEMPLATES}},
+        "a quarter photos": mixed(0.25),
+        "half photos": mixed(0.5),
     }

@@ -44,7 +44,7 @@ class DomainBench:
         # base student does not see either.
         self.measured = self._dataset("train" if domain.name == TUNING else "validation", domain.name, domain.labels)
         self.recipe = self._recipe({})
-        self._base_student = self._learn_base(base_steps, work)
+        self._base_photos, self._base_student = self._learn_base(base_steps, work)
 
     def student(self, arm: str, seed: int) -> Path:
         """The folder of the student of an arm or a lever."""
@@ -54,11 +54,12 @@ class DomainBench:
             photos = self._dataset("train", self._domain.name, self._domain.labels)
             agnostic = {"source": str(photos), "steps": self._base["training"]["steps"]}
             recipe = self._recipe({"training": {"agnostic": agnostic, "seed": seed}})
-            return self._learn_photos(f"real-{seed}", recipe, photos, self._work, self._start("earlier"))
+            return self._learn_photos(f"real-{seed}", recipe, photos, self._work, self._start("earlier"))[1]
         recipe = self._of(arm, seed)
-        return self._run(
-            "distil", f"{arm}-{seed}", recipe, {"generate": self._images(recipe), **self._start("agnostic")}
-        )
+        inputs = {"generate": self._images(recipe), **self._start("agnostic")}
+        if recipe.training.agnostic:
+            inputs["embed"] = [self._base_photos]
+        return self._run("distil", f"{arm}-{seed}", recipe, inputs)
 
     def report(self, arm: str, seed: int) -> dict[str, Any]:
         """The product's evaluation of the arm's student: teacher and student on photos and on held-out synthetic."""
@@ -83,8 +84,9 @@ class DomainBench:
     def _start(self, name: str) -> Inputs:
         return {name: [self._base_student]}
 
-    def _learn_base(self, steps: int, work: Path) -> Path:
-        """The base student, shared by all measured domains: the product's domain-agnostic phase, from scratch."""
+    def _learn_base(self, steps: int, work: Path) -> tuple[Path, Path]:
+        """The base student's embedded photos and itself, shared by all measured domains: the product's domain-agnostic
+        phase, from scratch."""
         whose = "things" if self._domain.name != TUNING else "domains"
         photos = self._dataset("train", whose, self._domain.others)
         views, most = BASE_PHOTOS["views"], BASE_PHOTOS["max_images"]
@@ -92,9 +94,9 @@ class DomainBench:
         changes = {"student": {"init": "scratch"}, "training": {"agnostic": agnostic, "views": views, "lr": 2e-3}}
         return self._learn_photos("base", self._recipe(changes), photos, work / whose, {})
 
-    def _learn_photos(self, name: str, recipe: Recipe, photos: Path, of: Path, start: Inputs) -> Path:
+    def _learn_photos(self, name: str, recipe: Recipe, photos: Path, of: Path, start: Inputs) -> tuple[Path, Path]:
         embedded = self._run("embed", name, recipe, {"agnostic_source": [photos]}, of=of)
-        return self._run("agnostic", name, recipe, {"embed": [embedded], **start}, of=of)
+        return embedded, self._run("agnostic", name, recipe, {"embed": [embedded], **start}, of=of)
 
     def _images(self, recipe: Recipe) -> list[Path]:
         return generated_images(recipe, self._work, lambda: self._tell("generate"))

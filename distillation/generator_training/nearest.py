@@ -33,4 +33,4 @@ def nearest_distances(images: Tensor, photos: Tensor) -> Tensor:
 
 
 def _flat(images: Tensor) -> Tensor:
-    return Embedder.shrink(images, min(SIDE, images.shape[1])).flatten(1).float() / 255
+    return Embedder.resize(images, min(SIDE, images.shape[1])).flatten(1).float() / 255

@@ -83,7 +83,7 @@ class Split:
         """Photos of ``rows`` in ``size``, antialiased."""
         images = np.load(self.folder / "images.npy", mmap_mode="r")
         parts = [
-            Embedder.shrink(torch.from_numpy(images[rows[start : start + SHRUNK_AT_ONCE]]), size)
+            Embedder.resize(torch.from_numpy(images[rows[start : start + SHRUNK_AT_ONCE]]), size)
             for start in range(0, len(rows), SHRUNK_AT_ONCE)
         ]
         return Photos(torch.cat(parts), torch.from_numpy(self.labels[rows]))

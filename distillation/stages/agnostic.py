@@ -7,9 +7,8 @@ import torch
 from distillation.corpus import Corpus
 from distillation.distilling import distil_student, facts_of, load_recipe_teacher
 from distillation.protocol import Reporter, Request, StageError
-from distillation.recipe import Agnostic, Training
+from distillation.recipe import NEED_CAPTIONS, Agnostic, Training
 from distillation.stages.embed import photo_folders
-from models.losses import NEED_CAPTIONS
 
 
 def run(request: Request, report: Reporter) -> dict[str, object]:

@@ -1,17 +1,22 @@
 """Stage ``distil``: the student learns the teacher's cached features of the synthetic images.
 
 The teacher's towers are loaded for its configuration and text features only; no teacher runs in the training loop.
+Where the recipe says ``training.agnostic.mix``, photos of the domain-agnostic phase take their share of each batch.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 
 from distillation.corpus import Corpus
 from distillation.distilling import distil_student, facts_of, load_recipe_teacher
+from distillation.mixed_corpus import MixedCorpus
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Reporter, Request, StageError
-from models.losses import NEED_CAPTIONS
+from distillation.recipe import NEED_CAPTIONS, Recipe
+from distillation.stages.embed import photo_folders
 
 
 def run(request: Request, report: Reporter) -> dict[str, object]:
@@ -27,13 +32,19 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     head = teacher.zero_shot_head(zero_shot_prompts(recipe.domain))
     facts = facts_of(teacher, corpus.captions)
     del teacher
-    earlier = request.inputs.get("agnostic")
+    earlier, photos = request.inputs.get("agnostic"), request.inputs.get("embed")
     return distil_student(
         request,
         report,
-        corpus=corpus,
+        corpus=_with_photos(corpus, photos[0], recipe) if photos else corpus,
         training=recipe.training,
         teacher=facts,
         earlier=earlier[0] if earlier else None,
         head=head,
     )
+
+
+def _with_photos(images: Corpus, stage: Path, recipe: Recipe) -> MixedCorpus:
+    agnostic = recipe.training.agnostic
+    assert agnostic is not None  # the plan asks for photos only with it
+    return MixedCorpus(images, Corpus.open(photo_folders(stage), images.device), agnostic.mix)

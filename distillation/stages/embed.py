@@ -80,7 +80,7 @@ def _write_shard(
 ) -> None:
     """Write one folder; it appears by a rename, whole."""
     device = embedder.head.device
-    pixels = Embedder.shrink(torch.from_numpy(images).to(device), min(side, images.shape[1]))
+    pixels = Embedder.resize(torch.from_numpy(images).to(device), min(side, images.shape[1]))
     seeds = [training.seed * 1_000_003 + first + index for index in range(len(images))]
     views, features = embedder.views(pixels, seeds, training)
     numbers = np.arange(first, first + len(images))

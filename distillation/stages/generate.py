@@ -124,7 +124,7 @@ def _fill(
         tries = progress.attempts[batch]
         seeds = [image_seed(recipe.data.seed, row.index, int(n)) for row, n in zip(chosen, tries, strict=True)]
         images = sampler.sample([row.prompt for row in chosen], seeds)
-        pixels = embedder.shrink(images, side)
+        pixels = embedder.resize(images, side)
         whole = embedder.whole(pixels)
         labels = torch.tensor([row.label for row in chosen], device=whole.device)
         verdict = judge(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,20 @@ def test_agnostic(
     assert summary["steps"] == 40 and summary["holdout_cosine"] > 0.8
     assert distilled(out)[0]["init"] == "scratch"
     assert "agreement" not in summary
+
+
+def test_photos_are_mixed_into_the_second_phase(teacher_folder: Path, shards: list[Path], tmp_path: Path) -> None:
+    """A student that may see no green learns green from the photos: the agreement on all held-out images tells."""
+    shutil.copytree(shards[1], tmp_path / "photos" / "00000")
+    reds = shutil.copytree(shards[0], tmp_path / "reds")
+    np.save(reds / "holdout.npy", np.load(reds / "holdout.npy") | (np.load(reds / "labels.npy") == 1))
+    inputs = {"generate": [reds], "embed": [tmp_path / "photos"]}
+    scores = {}
+    for mix in (0, 0.5):
+        wanted = training_recipe(teacher_folder, steps=60, lr=5e-3, agnostic={"source": "photos.tar", "mix": mix})
+        given = inputs if mix else {"generate": [reds]}
+        scores[mix] = distil.run(request("distil", wanted, given, tmp_path / f"{mix}"), Heard())["holdout_cosine"]
+    assert scores[0.5] > scores[0] + 0.05
 
 
 def test_the_agnostic_phase_keeps_the_losses_that_need_no_caption() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillation.plan import plan
+import pytest
+
+from distillation.plan import plan, step_count
 from distillation.recipe import Recipe
 
 
@@ -32,3 +34,29 @@ def test_more_views_are_embedded_anew() -> None:
 def test_a_longer_first_phase_uses_the_same_photos() -> None:
     longer = {"agnostic": {"source": "photos.tar", "steps": 50}}
     assert differing(training=longer) == {"agnostic", "distil", "evaluate", "export"}
+
+
+def mixed(share: float) -> Recipe:
+    agnostic = {"source": "photos.tar", "steps": 5, "mix": share}
+    return Recipe.model_validate(
+        {"domain": {"name": "d", "classes": ["lemon", "pizza"]}, "training": {"agnostic": agnostic}}
+    )
+
+
+def test_photos_in_the_second_phase_change_the_student_alone() -> None:
+    assert differing(training={"agnostic": {"source": "photos.tar", "steps": 5, "mix": 0.5}}) == {
+        "distil",
+        "evaluate",
+        "export",
+    }
+
+
+@pytest.mark.parametrize(("share", "needs"), [(0, {"generate", "agnostic"}), (0.5, {"generate", "agnostic", "embed"})])
+def test_embedded_photos_are_an_input_where_they_are_mixed_in(share: float, needs: set[str]) -> None:
+    [distil] = [task for task in plan(mixed(share), str) if task.stage == "distil"]
+    assert set(distil.needs) == needs
+
+
+def test_an_epoch_shows_every_synthetic_image_however_many_photos_there_are() -> None:
+    alone, half = step_count(mixed(0)), step_count(mixed(0.5))
+    assert alone and half == 2 * alone

@@ -46,3 +46,12 @@ def test_errors_of_a_section_point_at_the_field() -> None:
         ("data", "prompts", "language_model", "base_url"),
     }
     assert places(data={"prompts": {"explicit": {"orange": ["an orange"]}}}) == {("data", "prompts", "explicit")}
+
+
+def test_photos_mixed_in_refuse_losses_that_need_captions() -> None:
+    mixed = {"source": "photos.tar", "mix": 0.5}
+    assert places(training={"agnostic": mixed, "losses": {"l2": 1, "crd": 1}}) == {("training", "agnostic", "mix")}
+    assert Recipe.model_validate({"domain": DOMAIN, "training": {"agnostic": mixed, "losses": {"l2": 1, "mfd": 1}}})
+    assert Recipe.model_validate(
+        {"domain": DOMAIN, "training": {"agnostic": {**mixed, "mix": 0}, "losses": {"crd": 1}}}
+    )

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from distillation.recipe import NEED_CAPTIONS
 from models.augmentation import augmentation_layer, augmented_features
-from models.losses import LOSSES, NEED_CAPTIONS, Batch, contrastive, crd, gd, icl, info_nce_gradients, total_loss
+from models.losses import LOSSES, Batch, contrastive, crd, gd, icl, info_nce_gradients, total_loss
 from tests.models.test_losses import SCALE, features, log_softmax
 
 CAPTION = torch.tensor([0, 1, 2, 1, 0, 1])
