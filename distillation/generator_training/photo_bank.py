@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from distillation.generator_training.captions import background, light
-from distillation.generator_training.critic import Critic
+from distillation.generator_training.critic import Critic, lead
+from distillation.generator_training.photos import Photos
 from distillation.views import apply_views, whole_views
 
 MAX_BYTES = 8 << 30
 """Memory for what is kept; photos beyond it are not trained on."""
 AT_ONCE = 256
+LEAST_SHARE = 0.5
+"""Of each class's photos is learnt from, whether the teacher recognises them or not."""
 
 
 @dataclass(frozen=True)
@@ -35,40 +41,76 @@ class PhotoBank:
     summary_scale: list[float]
 
     @classmethod
-    def fill(cls, critic: Critic, images: Tensor, classes: Tensor) -> PhotoBank:
-        """Look at every photo.
+    def fill(cls, critic: Critic, photos: Photos, on_looked: Callable[[int], None] = lambda _count: None) -> PhotoBank:
+        """Look at every photo once; keep those that the teacher takes for their class, and at least the surest
+        ``LEAST_SHARE`` of each class. What the teacher does not see in a photo, nobody can learn from its features.
 
         Args:
-            classes: int64 ``(n,)``.
+            on_looked: told how many photos were looked at so far.
         """
-        mirrored = torch.rand(len(images)) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(2), images)
+        mirrored = torch.rand(len(photos)) < 0.5
+        images = torch.where(mirrored[:, None, None, None], photos.images.flip(2), photos.images)
+        # Pages of a tensor are taken when they are written: what is not kept costs nothing.
+        room = _Seen(
+            [torch.empty(len(photos), h, w, channels, dtype=torch.bfloat16) for channels, h, w in critic.map_shapes],
+            [torch.empty(len(photos), width, dtype=torch.bfloat16) for width in critic.summary_widths],
+        )
+        rows_kept: list[Tensor] = []
+        looked = count = 0
+        for label in photos.labels.unique():
+            rows = torch.nonzero(photos.labels == label)[:, 0]
+            seen, ahead = _look(critic, images[rows], photos.labels[rows])
+            kept = (ahead > 0) | (ahead.argsort(descending=True).argsort() < math.ceil(LEAST_SHARE * len(rows)))
+            after = count + int(kept.sum())
+            for part, new in zip((*room.maps, *room.summaries), (*seen.maps, *seen.summaries), strict=True):
+                part[count:after] = new[kept]
+            rows_kept.append(rows[kept])
+            count = after
+            on_looked(looked := looked + len(rows))
+        chosen = torch.cat(rows_kept)
+        images = images[chosen]
         measured = [[light(image), background(image)] for image in images.numpy()]
-        said = torch.cat([classes[:, None], torch.tensor(measured)], 1)
-        maps = [
-            torch.empty(len(images), height, width, channels, dtype=torch.bfloat16)
-            for channels, height, width in critic.map_shapes
-        ]
-        summaries = [torch.empty(len(images), width, dtype=torch.bfloat16) for width in critic.summary_widths]
-        for rows in torch.arange(len(images)).split(AT_ONCE):
-            photos = images[rows].to(critic.device)
-            pixels = apply_views(photos, whole_views(len(rows)), critic.size, critic.mean, critic.std)
-            with torch.inference_mode(), critic.autocast():
-                seen, summed = critic.look(pixels)
-            for kept, features in zip(maps, seen, strict=True):
-                kept[rows] = features.permute(0, 2, 3, 1).bfloat16().cpu()
-            for kept, summary in zip(summaries, summed, strict=True):
-                kept[rows] = summary.bfloat16().cpu()
-        some = torch.randperm(len(images))[:1000]
+        said = torch.cat([photos.labels[chosen][:, None], torch.tensor(measured)], 1)
+        maps, summaries = [part[:count] for part in room.maps], [part[:count] for part in room.summaries]
+        some = torch.randperm(count)[:1000]
         half = len(some) // 2
         apart = [torch.cdist(part[some[:half]].float(), part[some[half:]].float()).mean() for part in summaries]
         deviation = [part[some].float().std() for part in maps]
         return cls(images, said, maps, summaries, _inverse(deviation), _inverse(apart))
 
+    @property
+    def photos(self) -> Photos:
+        """What was kept, mirrored as it is learnt from."""
+        return Photos(self.images, self.said[:, 0])
+
     def seen(self, rows: Tensor, critic: Critic) -> tuple[list[Tensor], list[Tensor]]:
         """Maps ``(n, channels, height, width)`` and summaries ``(n, dim)`` of some photos, on the critic's device."""
         maps = [part[rows].permute(0, 3, 1, 2).to(critic.device, torch.float32) for part in self.maps]
         return maps, [part[rows].to(critic.device, torch.float32) for part in self.summaries]
+
+
+class _Seen(NamedTuple):
+    """What the critic sees in photos, bf16 on the CPU, as :class:`PhotoBank` keeps it."""
+
+    maps: list[Tensor]
+    summaries: list[Tensor]
+
+
+def _look(critic: Critic, images: Tensor, labels: Tensor) -> tuple[_Seen, Tensor]:
+    """What is seen in each image, and by how much, in cosine, its class leads all others."""
+    found, leads = [], []
+    for rows in torch.arange(len(images)).split(AT_ONCE):
+        photos = images[rows].to(critic.device)
+        pixels = apply_views(photos, whole_views(len(rows)), critic.size, critic.mean, critic.std)
+        with torch.inference_mode(), critic.autocast():
+            maps, summaries = critic.look(pixels)
+        leads.append(lead((summaries[0] @ critic.head.float()).cpu(), labels[rows]))
+        found.append(
+            [*(part.permute(0, 2, 3, 1).bfloat16().cpu() for part in maps), *(s.bfloat16().cpu() for s in summaries)]
+        )
+    parts = [torch.cat(part) for part in zip(*found, strict=True)]
+    count = len(critic.map_shapes)
+    return _Seen(parts[:count], parts[count:]), torch.cat(leads)
 
 
 def most_photos(critic: Critic) -> int:

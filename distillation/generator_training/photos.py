@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +15,11 @@ from distillation.datasets import read_info
 from distillation.embedding import Embedder
 from distillation.errors import DatasetError
 from distillation.generator_recipe import GeneratorRecipe, classes_of
-from distillation.generator_training.critic import lead
 from distillation.recipe import Domain
 
 FEWEST_PHOTOS = 4
 """Of a class: some to learn from, one to measure on."""
 SHRUNK_AT_ONCE = 512
-LEAST_SHARE = 0.5
-"""Of each class's photos is learnt from, whether the teacher recognises them or not."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +31,6 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def recognised(self, embedder: Embedder) -> Photos:
-        """Those that the teacher takes for their class, and at least the surest ``LEAST_SHARE`` of each class.
-
-        What the teacher does not see in a photo, a generator cannot learn from the teacher's features of it.
-        """
-        leads = torch.cat([self._leads(rows, embedder) for rows in torch.arange(len(self)).split(SHRUNK_AT_ONCE)])
-        kept = leads > 0
-        for label in self.labels.unique():
-            rows = torch.nonzero(self.labels == label)[:, 0]
-            kept[rows[leads[rows].argsort(descending=True)[: math.ceil(LEAST_SHARE * len(rows))]]] = True
-        return Photos(self.images[kept], self.labels[kept])
-
-    def _leads(self, rows: Tensor, embedder: Embedder) -> Tensor:
-        """By how much, in cosine, the photos' own classes lead all others."""
-        cosines = embedder.whole(self.images[rows].to(embedder.head.device)).float() @ embedder.head.float()
-        return lead(cosines.cpu(), self.labels[rows])
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class GeneratorTrainer:
         """One step of both sides; figures for people, detached.
 
         The first half of the batch is made from codes of photos and compared with them, the other half from plain
-        noise.
+        noise; until the discriminators come in, which alone have to say something about the latter, all of it is coded.
 
         Args:
             number: of this step, from 0.
@@ -89,29 +89,30 @@ class GeneratorTrainer:
         for optimizer in self._optimizers.values():
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate
         rows, said, captions = self._draw(batch_size, random.Random(self._seed * 1_000_003 + number))
-        half = batch_size // 2
+        early = max(0.0, 1 - done / EARLY)
+        judged_too = early < ADVERSARY_FROM
+        coded = batch_size // 2 if judged_too else batch_size
         photo_maps, photo_summaries = self._bank.seen(rows, self._critic)
         noise = self.model.draw_noise(batch_size)
         with self._critic.autocast():
             mean, log_variance = self._encoder(
-                [part[:half] for part in photo_maps], [p[:half] for p in photo_summaries]
+                [part[:coded] for part in photo_maps], [p[:coded] for p in photo_summaries]
             )
             code, rest = noise.split([CODE_CHANNELS, noise.shape[1] - CODE_CHANNELS], 1)
-            code = torch.cat([mean + (log_variance / 2).exp() * code[:half], code[half:]])
-            coded = torch.cat([code, rest], 1).contiguous(memory_format=torch.channels_last)
-            images = self.model(coded, self._texts(captions)).float() * 0.5 + 0.5
+            code = torch.cat([mean + (log_variance / 2).exp() * code[:coded], code[coded:]])
+            noise = torch.cat([code, rest], 1).contiguous(memory_format=torch.channels_last)
+            images = self.model(noise, self._texts(captions)).float() * 0.5 + 0.5
             made = self._critic.normalise(images)
             maps, summaries = self._critic.look(made)
         scales = self._bank.map_scale
         maps, photo_maps = ([m * scale for m, scale in zip(p, scales, strict=True)] for p in (maps, photo_maps))
         photos = self._bank.images[rows].to(made.device).permute(0, 3, 1, 2) / 255
-        unlike = self._unlike(images[:half], maps, summaries, photos, photo_maps, photo_summaries)
+        unlike = self._unlike(images[:coded], maps, summaries, photos, photo_maps, photo_summaries)
         nats = divergence(mean, log_variance)
-        early = max(0.0, 1 - done / EARLY)
         target = (NATS + (FIRST_NATS - NATS) * early) * self.model.latent_side**2
         loss = unlike + DIVERGENCE * (nats - target).abs()
         figures = {"unlike": unlike, "nats": nats, "recognised": self._recognised.mean()}
-        if early < ADVERSARY_FROM:
+        if judged_too:
             missed = self._missed(summaries[0], said[:, 0].to(made.device))
             judged, adversarial = self._judge(self._critic.normalise(photos), made, photo_maps, maps, said)
             loss = loss + ADVERSARIAL * adversarial + RECOGNITION * missed

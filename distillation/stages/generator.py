@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from distillation.embedding import Embedder
-from distillation.generator_recipe import GeneratorRecipe, unusable_teacher
+from distillation.generator_recipe import DEFAULT_STEPS, GeneratorRecipe, unusable_teacher
 from distillation.generator_training.card import write_card
 from distillation.generator_training.critic import Critic
 from distillation.generator_training.evaluation import evaluate_pipeline
@@ -28,6 +28,9 @@ from models.teachers import TeacherModel, load_teacher
 
 FOLDER = "generator"
 """The pipeline's folder within the output."""
+LOOK_PAYS, FEWEST_OF_CLASS = 6, 50
+"""A training looks at one photo for so many images that it makes, but at some of each class: half of the images show
+photos, half of the photos are not kept, and each of the others should be learnt from a few times."""
 
 
 def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object]:
@@ -44,26 +47,33 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     if len(split.training) > (most := most_photos(critic)):
         report.warning("photos_left_out", f"{len(split.training):,} photos; memory is kept for {most:,} of them")
         split = split.thinned(most)
-    embedder = Embedder(teacher, prompts, on_halved=lambda _size: None)
-    training, held_out = (split.read(rows, recipe.size) for rows in (split.training, split.held_out))
-    training = training.recognised(embedder)
+    if recipe.minutes is None:
+        split = split.thinned(_worth_a_look(recipe, len(split.domain.classes)))
+    looked_at, held_out = (split.read(rows, recipe.size) for rows in (split.training, split.held_out))
     torch.manual_seed(recipe.seed)
-    bank = PhotoBank.fill(critic, training.images, training.labels)
+
+    def on_looked(done: int) -> None:
+        report.progress(done, len(looked_at), "photos")
+        if report.stop_requested:
+            raise Interrupted
+
+    bank = PhotoBank.fill(critic, looked_at, on_looked)
     trainer = GeneratorTrainer(split.domain, critic, bank, texts, recipe.seed)
     trained = train(trainer, recipe, request.out, report)
     if report.stop_requested:
         raise Interrupted  # the last checkpoint is of the whole training
     shutil.rmtree(folder, ignore_errors=True)
     save_pipeline(trainer.result, texts, folder)
+    embedder = Embedder(teacher, prompts, on_halved=lambda _size: None)
     figures = evaluate_pipeline(
-        folder, embedder, split.domain, training, held_out, batch_size=recipe.batch_size, seed=recipe.seed
+        folder, embedder, split.domain, bank.photos, held_out, batch_size=recipe.batch_size, seed=recipe.seed
     )
     content: dict[str, Any] = {
         "name": recipe.name,
         "classes": len(split.domain.classes),
         "taught": (taught := [[item.name, *item.synonyms] for item in split.domain.classes]),
         "size": recipe.size,
-        "photos": {"training": len(training), "held_out": len(held_out)},
+        "photos": {"training": len(bank.images), "held_out": len(held_out)},
         "teacher": recipe.teacher.model,
         "training": trained,
         "seed": recipe.seed,
@@ -78,6 +88,12 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     write_card(folder, recipe, split.domain, content)
     summary = {name: content[name] for name in ("classes", "images_per_s")}
     return {**summary, "teacher_acc1": content["teacher_acc1"]["generated"], "steps": trained["steps"]}
+
+
+def _worth_a_look(recipe: GeneratorRecipe, classes: int) -> int:
+    """How many photos a training of that length can use."""
+    made = (recipe.steps or DEFAULT_STEPS) * recipe.batch_size
+    return max(made // LOOK_PAYS, FEWEST_OF_CLASS * classes)
 
 
 def _teacher(recipe: GeneratorRecipe, device: torch.device) -> TeacherModel:

@@ -20,6 +20,7 @@ from distillation.generator_training.nearest import nearest_distances
 from distillation.generator_training.networks import OneStep, save_pipeline
 from distillation.generator_training.photo_bank import PhotoBank
 from distillation.generator_training.photo_encoder import CODE_CHANNELS, FIRST_LOG_VARIANCE, PhotoEncoder, divergence
+from distillation.generator_training.photos import Photos
 from distillation.generator_training.text_encoder import Texts
 from distillation.views import apply_views, whole_views
 from models.errors import ModelError
@@ -49,20 +50,54 @@ def test_a_photo_has_a_code_of_the_noises_size_that_says_which_it_is(teacher_fol
     assert not torch.allclose(mean[0], mean[1], atol=0.01)
 
 
-def test_the_bank_keeps_what_the_critic_sees(teacher_folder: Path) -> None:
-    critic = Critic(load_teacher(str(teacher_folder)), [["a cat"], ["a dog"]], 64)
-    images = torch.randint(0, 256, (6, 64, 64, 3), dtype=torch.uint8)
+@pytest.fixture(scope="module")
+def looked_at(teacher_folder: Path) -> tuple[Critic, Photos, PhotoBank, list[int]]:
+    """Forty photos of noise of three classes, and the bank of them."""
+    names = ["lemon", "school bus", "pizza"]
+    critic = Critic(load_teacher(str(teacher_folder)), [[f"a photo of a {name}"] for name in names], 64)
     torch.manual_seed(0)
-    bank = PhotoBank.fill(critic, images, torch.tensor([0, 1, 0, 1, 0, 1]))
-    mirrored = [bool((kept == photo.flip(1)).all()) for kept, photo in zip(bank.images, images, strict=True)]
-    assert {*mirrored} == {True, False}
-    assert all(
-        flip or bool((kept == photo).all()) for flip, kept, photo in zip(mirrored, bank.images, images, strict=True)
-    )
+    photos = Photos(torch.randint(0, 256, (40, 64, 64, 3), dtype=torch.uint8), torch.arange(40) % 3)
+    told: list[int] = []
+    return critic, photos, PhotoBank.fill(critic, photos, told.append), told
+
+
+def test_the_bank_keeps_what_the_critic_sees(looked_at: tuple[Critic, Photos, PhotoBank, list[int]]) -> None:
+    critic, photos, bank, told = looked_at
+    originals = {photo.numpy().tobytes(): label for photo, label in zip(*_arrays(photos), strict=True)}
+    kept = list(zip(*_arrays(bank.photos), strict=True))
+    as_taken = [originals.get(image.numpy().tobytes()) for image, _ in kept]
+    mirrored = [originals.get(image.flip(1).contiguous().numpy().tobytes()) for image, _ in kept]
+    assert [one if one is not None else other for one, other in zip(as_taken, mirrored, strict=True)] == [
+        label for _, label in kept
+    ]
+    assert None in as_taken and None in mirrored, "some are mirrored, some are not"
+    assert told == [14, 27, 40]
     rows = torch.tensor([4, 1])
     pixels = apply_views(bank.images[rows], whole_views(2), 64, critic.mean, critic.std)
-    for kept, seen in zip(bank.seen(rows, critic), critic.look(pixels), strict=True):
-        assert all(torch.allclose(a, b.float(), atol=0.05, rtol=0.05) for a, b in zip(kept, seen, strict=True))
+    for held, seen in zip(bank.seen(rows, critic), critic.look(pixels), strict=True):
+        assert all(torch.allclose(a, b.float(), atol=0.05, rtol=0.05) for a, b in zip(held, seen, strict=True))
+
+
+def test_photos_that_the_teacher_knows_are_kept_and_half_of_each_class(
+    looked_at: tuple[Critic, Photos, PhotoBank, list[int]],
+) -> None:
+    critic, photos, bank, _ = looked_at
+
+    def known(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        pixels = apply_views(images, whole_views(len(images)), 64, critic.mean, critic.std)
+        return (critic.look(pixels)[1][0] @ critic.head).argmax(1) == labels
+
+    right = known(photos.images, photos.labels) | known(photos.images.flip(2), photos.labels)
+    surely = known(photos.images, photos.labels) & known(photos.images.flip(2), photos.labels)
+    kept = bank.photos.labels
+    for label in range(3):
+        of_class = photos.labels == label
+        half, count = -(-int(of_class.sum()) // 2), int((kept == label).sum())
+        assert max(half, int(surely[of_class].sum())) <= count <= max(half, int(right[of_class].sum()))
+
+
+def _arrays(photos: Photos) -> tuple[torch.Tensor, list[int]]:
+    return photos.images, photos.labels.tolist()
 
 
 def test_kernel_distance_against_a_plain_reference() -> None:

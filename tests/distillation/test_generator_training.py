@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 from distillation.__main__ import app
 from distillation.checkpoints import load_newest
 from distillation.datasets import read_info
-from distillation.embedding import Embedder
 from distillation.errors import DatasetError
 from distillation.generator_recipe import GeneratorRecipe, classes_of, unusable_teacher
-from distillation.generator_training.photos import Photos, split_photos
+from distillation.generator_training.critic import Critic
+from distillation.generator_training.photo_bank import PhotoBank
+from distillation.generator_training.photos import split_photos
 from distillation.plan import STARTER, plan_generator
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Interrupted, Reporter, Request, StageError
@@ -44,7 +45,7 @@ class StopAfter(Reporter):
 
     def progress(self, done: int, total: int, unit: str, rate: float | None = None, **metrics: float) -> None:
         super().progress(done, total, unit, rate, **metrics)
-        self.stop_requested = done >= self.steps
+        self.stop_requested = unit == "steps" and done >= self.steps
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(teacher_folder: Path, tmp_path: Path) -> None:
@@ -70,9 +71,10 @@ def test_a_stopped_training_goes_on_to_the_same_weights(teacher_folder: Path, tm
         assert ours.keys() == theirs.keys() and all(bool((ours[name] == theirs[name]).all()) for name in ours)
     assert not (parts.out / "checkpoints").exists()
     split = split_photos(photos, whole.recipe, print)
-    prompts = zero_shot_prompts(split.domain)
-    embedder = Embedder(load_teacher(str(teacher_folder)), prompts, on_halved=lambda _size: None)
-    _check_report(whole.out, kept=len(split.read(split.training, 32).recognised(embedder)))
+    critic = Critic(load_teacher(str(teacher_folder)), zero_shot_prompts(split.domain), 32)
+    torch.manual_seed(whole.recipe.seed)
+    bank = PhotoBank.fill(critic, split.read(split.training, 32))
+    _check_report(whole.out, kept=len(bank.images))
 
 
 def _check_report(out: Path, kept: int) -> None:
@@ -123,21 +125,6 @@ def test_photos_are_split_by_class_and_seed(tmp_path: Path, teacher_folder: Path
     assert warned == []
     split_photos(photos, recipe(teacher_folder, size=64), lambda *told: warned.append(told))
     assert [code for code, _ in warned] == ["photos_enlarged"]
-
-
-def test_photos_that_the_teacher_knows_are_kept_and_half_of_each_class(teacher_folder: Path) -> None:
-    names = ["lemon", "school bus", "pizza"]
-    prompts = [[f"a photo of a {name}"] for name in names]
-    embedder = Embedder(load_teacher(str(teacher_folder)), prompts, on_halved=lambda _size: None)
-    images = torch.randint(0, 256, (40, 32, 32, 3), dtype=torch.uint8)
-    cosines = embedder.whole(images) @ embedder.head
-    labels = torch.arange(40) % 3
-    kept = Photos(images, labels).recognised(embedder)
-    known = images[cosines.argmax(1) == labels]
-    assert all(any(bool((image == other).all()) for other in kept.images) for image in known)
-    for label in range(3):
-        right = int((cosines[labels == label].argmax(1) == label).sum())
-        assert int((kept.labels == label).sum()) == max(right, -(-int((labels == label).sum()) // 2))
 
 
 def test_classes_are_the_datasets_or_the_recipes(tmp_path: Path, teacher_folder: Path) -> None:
