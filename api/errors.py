@@ -87,15 +87,16 @@ def json_pointer(path: Sequence[str | int]) -> str:
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
-def validation_problem(errors: Sequence[Mapping[str, Any]]) -> Problem:
-    """All errors of a request, as pydantic lists them."""
-    found = []
+def validation_problem(errors: Sequence[Mapping[str, Any]], more: Sequence[FieldError] = ()) -> Problem:
+    """All errors of a request: as pydantic lists them, and those that a look at the rest has found."""
+    found: list[FieldError] = []
     for error in errors:
         location, *path = error["loc"]
         if error["type"] == "json_invalid":
             path = []
         message = str(error["msg"]).removeprefix("Value error, ")
         found.append(field_error(json_pointer(path), message, str(error["type"]), str(location)))
+    found += more
     count = "1 field is" if len(found) == 1 else f"{len(found)} fields are"
     return Problem(422, "invalid_request", f"{count} not valid: {found[0].message}" if found else "not valid", found)
 

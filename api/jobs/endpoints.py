@@ -13,12 +13,13 @@ from api.deps import AfterJob, AfterNumber, BlobsDep, CeleryDep, EngineDep, Limi
 from api.errors import Problem, field_error
 from api.files import blob_response
 from api.jobs import events, outputs, service
+from api.jobs.refusals import JobRoute
 from api.jobs.schemas import CheckpointRead, DryRun, EventRead, JobCreate, JobRead, JobSummary, SampleRead
 from api.pages import Page
 from state.tables import JobStatus
 from workers.dispatch import publish_outbox
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JobRoute)
 METADATA = re.compile(r"metadata\[([^\]]+)\]")
 MAX_EVENT_ID = 2**63 - 1
 

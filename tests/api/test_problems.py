@@ -108,6 +108,34 @@ def test_preflight_finds_everything_at_once(service: Service) -> None:
     assert service.http.get("/v1/jobs").json()["data"] == []
 
 
+def test_what_is_not_valid_and_what_preflight_finds_come_together(service: Service) -> None:
+    """Of a section that rests on one with errors nothing is said: here the student, whose teacher is not known."""
+    wrong = recipe(
+        teacher={"model": "hf-hub:org/name"},
+        data={"generator": {"model": "/tmp"}, "images_per_class": 1},
+        student={"max_params": 1000},
+        evaluation={"dataset": "ds_none"},
+        training={"lr": "fast", "agnostic": {"source": "/nowhere/photos"}},
+    )
+    found = pointers(service, {"recipe": wrong, "nonsense": True})
+    assert found.keys() == {
+        "/nonsense",
+        "/recipe/teacher/revision",
+        "/recipe/data/images_per_class",
+        "/recipe/training/lr",
+        "/recipe/data/generator/model",
+        "/recipe/training/agnostic/source",
+        "/recipe/evaluation/dataset",
+    }
+    assert "ds_none" in found["/recipe/evaluation/dataset"]
+
+
+@pytest.mark.parametrize("content", [None, [], "text", {}, {"domain": {"name": "x", "classes": ["one"]}}])
+def test_where_nothing_valid_is_left_the_errors_are_those_of_the_fields(service: Service, content: Any) -> None:
+    found = pointers(service, {"recipe": content})
+    assert found and all(pointer.startswith("/recipe") for pointer in found)
+
+
 def test_every_file_of_a_pattern_must_be_there(service: Service, tmp_path: Path) -> None:
     for number in (0, 2):
         (tmp_path / f"{number}.tar").write_bytes(b"")
