@@ -6,6 +6,7 @@ Folders ``00000``, ``00001`` ... of photos with their views and the teacher's fe
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -41,13 +42,15 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
         on_halved=lambda size: report.warning("batch_halved", f"memory ran out: the teacher sees {size} views at once"),
     )
     photos = given_photos(request, agnostic, side)
-    folders = done = 0
+    folders = done = embedded = 0
+    began = time.monotonic()
     while part := list(islice(photos, SHARD)):
         if report.stop_requested:
             raise Interrupted
         folder = request.out / f"{folders:05d}"
         if folders % size() == rank() and not folder.is_dir():
             _write_shard(np.stack(part), side, done, embedder, request.recipe.training, folder)
+            embedded += len(part)
         folders += 1
         done += len(part)
         report.progress(done, agnostic.max_images, "photos")
@@ -59,7 +62,8 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
             "training.agnostic.source",
         )
     wait_for_all()
-    return {"photos": done}
+    views = embedded * request.recipe.training.views
+    return {"photos": done, "views_per_s": round(views / max(time.monotonic() - began, 1e-9), 2)}
 
 
 def photo_folders(stage: Path) -> list[Path]:

@@ -107,6 +107,28 @@ def test_estimates_come_from_earlier_jobs(any_service: Service, tmp_path: Path) 
     assert other["basis"] == "training measured on this installation, else typical rates of the full tier"
 
 
+def test_estimates_count_the_domain_agnostic_phase(any_service: Service, tmp_path: Path) -> None:
+    """1,200 photos of two views at the 5 views a second of an earlier job: 8 minutes, until they are embedded. And
+    one step of 128 images at 2 a second: a minute."""
+    photos = tmp_path / "photos.tar"
+    photos.write_bytes(b"")
+
+    def body(**agnostic: Any) -> dict[str, Any]:
+        phase = {"agnostic": {"source": str(photos), "steps": 1, **agnostic}} if agnostic else {}
+        return {"recipe": recipe(student={"size": "xs"}, training={"steps": 1, "views": 2, **phase})}
+
+    def told(**agnostic: Any) -> dict[str, Any]:
+        return any_service.http.post("/v1/jobs?dry_run=true", json=body(**agnostic)).json()["estimate"]  # type: ignore[no-any-return]
+
+    earlier = any_service.http.post("/v1/jobs", json=body(max_images=16)).json()
+    finish_job(any_service.engine, any_service.blobs, earlier["id"], tmp_path)
+    without, with_photos = told(), told(max_images=1200)
+    assert with_photos["basis"] == "measured on this installation"
+    assert 8.9 < with_photos["minutes"] - without["minutes"] < 9.3
+    assert with_photos["bytes"] > without["bytes"] and with_photos["images"] == without["images"]
+    assert told(max_images=16)["minutes"] - without["minutes"] < 0.2, "their features are there already"
+
+
 def test_list_pages_and_filters(any_service: Service) -> None:
     http = any_service.http
     made = []
