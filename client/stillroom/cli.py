@@ -8,7 +8,7 @@ import typer
 
 from stillroom import cli_datasets, cli_encoders, cli_generators, cli_jobs, cli_submit, cli_sweep
 from stillroom.cli_session import EXIT_CODES, Connection
-from stillroom.client import DEFAULT_URL
+from stillroom.connection import DEFAULT_URL
 
 JOBS, RESULTS, PHOTOS, SERVICE = "Jobs", "Results", "Real photos", "The service"
 

@@ -8,19 +8,18 @@ with Stillroom("http://127.0.0.1:8321") as service:
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
 
+from stillroom.connection import Connection, part
 from stillroom.downloads import download_file
-from stillroom.errors import BadInput, Conflict, JobFailed, NotFound, Unreachable, error_of
+from stillroom.errors import BadInput, Conflict, JobFailed, NotFound
 from stillroom.events import follow
 from stillroom.schemas import (
     OVER,
@@ -36,39 +35,12 @@ from stillroom.schemas import (
 )
 from stillroom.uploads import CONTENT_TYPES, CountingReader, class_names_beside, packed
 
-DEFAULT_URL = "http://127.0.0.1:8321"
-PAGE = 100
 STREAM_TIMEOUT = httpx.Timeout(10.0, read=60.0)  # the service pings every 15 s
 UPLOAD_TIMEOUT = httpx.Timeout(30.0, read=600.0)  # a data set is checked photo by photo before the answer
 
 
-class Stillroom:
-    """A connection to one service. Use it as a context manager, or call `close`.
-
-    Args:
-        url: where the service is.
-        api_key: sent as a bearer token, where the service wants one.
-        timeout: seconds to wait for each answer.
-    """
-
-    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, timeout: float = 30.0) -> None:
-        self.url = url.rstrip("/")
-        headers = {"User-Agent": "stillroom-client", "Accept": "application/json"}
-        if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
-        try:
-            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, follow_redirects=True)
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise BadInput(f"{url!r} is not a URL: {error}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._http.close()
+class Stillroom(Connection):
+    """A service's endpoints; how it is reached: :class:`Connection`."""
 
     # Jobs
 
@@ -99,37 +71,37 @@ class Stillroom:
         return cast(Iterator[JobSummary], self._pages("/v1/jobs", params))
 
     def job(self, job_id: str) -> Job:
-        return cast(Job, self._send("GET", f"/v1/jobs/{_part(job_id)}"))
+        return cast(Job, self._send("GET", f"/v1/jobs/{part(job_id)}"))
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job to be stopped; it keeps what it has finished."""
-        return cast(Job, self._send("POST", f"/v1/jobs/{_part(job_id)}/cancel"))
+        return cast(Job, self._send("POST", f"/v1/jobs/{part(job_id)}/cancel"))
 
     def retry(self, job_id: str) -> Job:
         """Put a failed or cancelled job back in the queue; finished stages are kept."""
-        return cast(Job, self._send("POST", f"/v1/jobs/{_part(job_id)}/retry"))
+        return cast(Job, self._send("POST", f"/v1/jobs/{part(job_id)}/retry"))
 
     def report(self, job_id: str) -> dict[str, Any]:
-        return cast(dict[str, Any], self._send("GET", f"/v1/jobs/{_part(job_id)}/report"))
+        return cast(dict[str, Any], self._send("GET", f"/v1/jobs/{part(job_id)}/report"))
 
     def samples(self, job_id: str) -> list[dict[str, Any]]:
         """Some of a job's synthetic images: class, prompt, seed and the `url` of each picture."""
-        return list(self._pages(f"/v1/jobs/{_part(job_id)}/samples"))
+        return list(self._pages(f"/v1/jobs/{part(job_id)}/samples"))
 
     def checkpoints(self, job_id: str) -> list[dict[str, Any]]:
-        return list(self._pages(f"/v1/jobs/{_part(job_id)}/checkpoints"))
+        return list(self._pages(f"/v1/jobs/{part(job_id)}/checkpoints"))
 
     def artifacts(self, job_id: str) -> list[dict[str, Any]]:
-        return list(self._pages(f"/v1/jobs/{_part(job_id)}/artifacts"))
+        return list(self._pages(f"/v1/jobs/{part(job_id)}/artifacts"))
 
     def events(self, job_id: str, after: int = 0) -> Iterator[Event]:
         """The events so far, oldest first, from the one after `after`."""
         params = {"after": str(after)} if after else {}
-        return cast(Iterator[Event], self._pages(f"/v1/jobs/{_part(job_id)}/events", params))
+        return cast(Iterator[Event], self._pages(f"/v1/jobs/{part(job_id)}/events", params))
 
     def follow(self, job_id: str, after: int = 0) -> Iterator[Event]:
         """Events as they happen, until the job is over. Lost connections are taken up again."""
-        path = f"/v1/jobs/{_part(job_id)}/events"
+        path = f"/v1/jobs/{part(job_id)}/events"
 
         def connect(last: int) -> AbstractContextManager[httpx.Response]:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(last)} if last else {})
@@ -160,7 +132,7 @@ class Stillroom:
         return cast(Iterator[EncoderSummary], self._pages("/v1/encoders"))
 
     def encoder(self, encoder_id: str) -> Encoder:
-        return cast(Encoder, self._send("GET", f"/v1/encoders/{_part(encoder_id)}"))
+        return cast(Encoder, self._send("GET", f"/v1/encoders/{part(encoder_id)}"))
 
     def download(
         self,
@@ -179,7 +151,7 @@ class Stillroom:
         if not chosen:
             names = ", ".join(file["name"] for file in files)
             raise NotFound(404, {"title": "Not Found", "detail": f"{encoder_id} has no file {name!r}; it has: {names}"})
-        return [self._download_file(f"/v1/encoders/{_part(encoder_id)}", file, folder, on_bytes) for file in chosen]
+        return [self._download_file(f"/v1/encoders/{part(encoder_id)}", file, folder, on_bytes) for file in chosen]
 
     def _download_file(self, owner: str, file: File, folder: Path, on_bytes: Callable[[File, int], None]) -> Path:
         path = f"{owner}/files/{quote(file['name'])}"
@@ -191,7 +163,7 @@ class Stillroom:
 
     def classify(self, encoder_id: str, image: Path) -> list[Probability]:
         """What the encoder takes an image for: every class with its probability, the likeliest first."""
-        path = f"/v1/encoders/{_part(encoder_id)}/classify"
+        path = f"/v1/encoders/{part(encoder_id)}/classify"
         try:
             content = image.read_bytes()
         except OSError as error:
@@ -219,7 +191,7 @@ class Stillroom:
         return cast(Iterator[GeneratorSummary], self._pages("/v1/generators"))
 
     def generator(self, generator_id: str) -> Generator:
-        return cast(Generator, self._send("GET", f"/v1/generators/{_part(generator_id)}"))
+        return cast(Generator, self._send("GET", f"/v1/generators/{part(generator_id)}"))
 
     def download_generator(
         self, generator_id: str, folder: Path, on_bytes: Callable[[File, int], None] = lambda file, size: None
@@ -233,12 +205,12 @@ class Stillroom:
         if not generator["files"]:
             detail = f"{generator_id} has no files: it is {generator['status']}"
             raise Conflict(409, {"title": "Conflict", "code": "conflict", "detail": detail})
-        owner = f"/v1/generators/{_part(generator_id)}"
+        owner = f"/v1/generators/{part(generator_id)}"
         return [self._download_file(owner, file, folder, on_bytes) for file in generator["files"]]
 
     def delete_generator(self, generator_id: str) -> None:
         """Delete a generator and the job that trained it; what was made with it stays."""
-        self._respond("DELETE", f"/v1/generators/{_part(generator_id)}")
+        self._respond("DELETE", f"/v1/generators/{part(generator_id)}")
 
     # Data sets of real photos
 
@@ -246,7 +218,7 @@ class Stillroom:
         return self._pages("/v1/datasets")
 
     def dataset(self, dataset_id: str) -> dict[str, Any]:
-        return cast(dict[str, Any], self._send("GET", f"/v1/datasets/{_part(dataset_id)}"))
+        return cast(dict[str, Any], self._send("GET", f"/v1/datasets/{part(dataset_id)}"))
 
     def add_dataset(
         self, source: Path, name: str | None = None, on_bytes: Callable[[int, int], None] = lambda sent, size: None
@@ -268,57 +240,15 @@ class Stillroom:
         return cast(dict[str, Any], answer)
 
     def delete_dataset(self, dataset_id: str) -> None:
-        self._respond("DELETE", f"/v1/datasets/{_part(dataset_id)}")
+        self._respond("DELETE", f"/v1/datasets/{part(dataset_id)}")
 
     # Catalogue
 
     def catalogue(self, kind: str) -> list[dict[str, Any]]:
         """What may be asked for: kind is `teachers`, `students`, `generators` or `losses`."""
-        return list(self._pages(f"/v1/catalogue/{_part(kind)}"))
-
-    # Plumbing
-
-    def _pages(self, path: str, params: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
-        """Items of a list, page after page."""
-        query = {"limit": str(PAGE), **(params or {})}
-        while True:
-            page = self._send("GET", path, params=query)
-            yield from page["data"]
-            if page.get("next") is None:
-                return
-            query = {**query, "after": str(page["next"])}
-
-    def _send(self, method: str, path: str, **options: Any) -> Any:
-        return self._respond(method, path, **options).json()
-
-    def _respond(self, method: str, path: str, *, repeat: bool = False, **options: Any) -> httpx.Response:
-        """One request; a lost connection is tried again where that cannot do the thing twice.
-
-        Raises:
-            Unreachable: no answer.
-            ApiError: the service refused.
-        """
-        tries = 3 if repeat or method == "GET" else 1
-        for left in reversed(range(tries)):
-            try:
-                response = self._http.request(method, path, **options)
-                break
-            except httpx.ConnectError as error:  # nobody there: trying again at once would only delay the news
-                raise Unreachable(self.url, str(error) or "connection refused") from error
-            except (httpx.TransportError, httpx.InvalidURL) as error:
-                if left == 0:
-                    raise Unreachable(self.url, str(error) or type(error).__name__) from error
-                time.sleep(0.5)
-        if response.is_error:
-            raise error_of(response)
-        return response
+        return list(self._pages(f"/v1/catalogue/{part(kind)}"))
 
 
 def _job_body(recipe: Mapping[str, Any], name: str | None, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     body: dict[str, Any] = {"recipe": dict(recipe)}
     return body | ({"name": name} if name else {}) | ({"metadata": dict(metadata)} if metadata else {})
-
-
-def _part(identity: str) -> str:
-    """An id as one segment of a path, whatever the user typed."""
-    return quote(identity, safe="")
