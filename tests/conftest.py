@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.forkserver
 import shutil
 from collections.abc import Iterator
 from itertools import count
@@ -11,12 +12,16 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
+from distillation.stage_process import warm_up
 from state.blobs import BlobStore
 from state.database import make_engine
 from state.migrate import upgrade
 from tests.servers import postgres_server, redis_server
 
 NUMBERS = count()
+_forkserver = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+_preloaded: set[int] = set()
+"""Process ids of the forkservers that have imported what the real stages need."""
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +56,16 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     upgrade(engine)
     engine.dispose()
     return path
+
+
+@pytest.fixture
+def preloaded_stages() -> None:
+    """Real stages start as in a worker: with all imports done. Another test's entry may have started the forkserver,
+    which imports nothing later on: then each stage would spend ten seconds on it."""
+    if _forkserver._forkserver_pid not in _preloaded:
+        _forkserver._stop()
+        warm_up()
+        _preloaded.add(_forkserver._forkserver_pid)
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ def zipped(folder: Path, tmp_path: Path) -> bytes:
 
 
 @pytest.mark.timeout(ROOM)
+@pytest.mark.usefixtures("preloaded_stages")
 def test_a_generator_is_trained_and_draws_the_images_of_a_job(teacher_folder: Path, tmp_path: Path) -> None:
     teacher = {"model": str(teacher_folder)}
     with serve(Settings(home=tmp_path / "home"), tmp_path / "scratch") as service:

@@ -92,6 +92,7 @@ def _check_report(out: Path, kept: int) -> None:
     assert "4 classes" in card.text and "not stated" in str(card.data.get("license_name"))
 
 
+@pytest.mark.usefixtures("preloaded_stages")
 def test_the_command_makes_a_pipeline_and_reuses_it(teacher_folder: Path, tmp_path: Path) -> None:
     photos, out, yaml = write_photos(tmp_path / "photos", of_class=4), tmp_path / "out", tmp_path / "recipe.yaml"
     yaml.write_text(f"{{size: 32, batch_size: 8, minutes: 5, name: some things, teacher: {{model: {teacher_folder}}}}}")

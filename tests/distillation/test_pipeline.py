@@ -15,6 +15,8 @@ from distillation.recipe import Recipe
 from tests.distillation.photo_builders import photo, write_tar
 from tests.distillation.stage_folders import NAMES
 
+pytestmark = pytest.mark.usefixtures("preloaded_stages")
+
 
 @pytest.fixture
 def photos(tmp_path: Path) -> tuple[Path, Path]:
