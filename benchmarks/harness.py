@@ -20,6 +20,8 @@ from rich.table import Table
 
 OUT = Path("build/bench")
 console = Console()
+VECTOR_UNITS = {"AMX": "amx_bf16", "AVX512-BF16": "avx512_bf16", "AVX512": "avx512_f", "AVX2": "avx2"}
+"""From fast to slow, with torch's names."""
 
 
 class Ratio(NamedTuple):
@@ -93,12 +95,19 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "cpu": torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine(),
+        "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def _cpu() -> str:
+    """Name and best vector unit: clouds sell several generations by one name, and only some multiply bf16."""
+    found = torch.cpu.get_capabilities()
+    name = found.get("cpu_name") or platform.processor() or platform.machine()
+    return ", ".join([name, *[unit for unit, flag in VECTOR_UNITS.items() if found.get(flag)][:1]])
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
