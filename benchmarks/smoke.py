@@ -5,8 +5,9 @@
 Ratios are compared, never seconds. A ratio whose whole 95 % interval lies more than a tenth below the committed median
 is called slower; that is a warning, not a failure: the exit status stays 0. Ratios belong to a size and depend on the
 processor, so the committed ones are this command's own, written by ``--write`` on an idle machine into
-``benchmarks/ratios.json``, and a different machine is named. A benchmark joins by one line in :data:`SIZES`; its
-``main`` returns its ratios by name, each how many times ours is faster.
+``benchmarks/ratios.json``, a set for each machine; on another machine there is nothing to compare with, and it says so.
+A benchmark joins by one line in :data:`SIZES`; its ``main`` returns its ratios by name, each how many times ours is
+faster.
 """
 
 from __future__ import annotations
@@ -43,26 +44,34 @@ def main(
     """Returns what is slower than committed, as ``benchmark: ratio``."""
     if unknown := set(only or ()) - SIZES.keys():
         raise typer.BadParameter(f"no benchmark {min(unknown)!r}; there are {', '.join(SIZES)}", param_hint="--only")
-    committed = json.loads(COMMITTED.read_text(encoding="utf-8")) if COMMITTED.is_file() else {}
+    here, others = committed_ratios()
     chosen = [name for name in SIZES if name in (only or SIZES)]
     found = {name: main_of(name)(**SIZES[name]) for name in chosen}
     rows = [
         [name, which, now or "", old or "none", verdict(now, old)]
         for name, ratios in found.items()
-        for which, now, old in compared(ratios, committed.get("ratios", {}).get(name, {}))
+        for which, now, old in compared(ratios, here.get(name, {}))
     ]
     print_table("ratios at smoke size", ["benchmark", "ratio", "now", "committed", ""], rows)
-    if committed and any(committed["machine"][key] != machine()[key] for key in SAME_MACHINE):
-        was = ", ".join(f"{key} {committed['machine'][key]}" for key in SAME_MACHINE)
-        console.print(f"another machine than the committed ratios' ({was}): they depend on it", highlight=False)
+    if others and not here:
+        known = "; ".join(", ".join(str(one["machine"][key]) for key in SAME_MACHINE) for one in others)
+        console.print(f"no ratios are committed of this machine, only of: {known} (cpu, threads, GPU)", highlight=False)
     plain = {name: {which: one._asdict() for which, one in ratios.items()} for name, ratios in found.items()}
     write_json("smoke", {"ratios": plain})
     if write:
-        kept = {name: ratios for name, ratios in committed.get("ratios", {}).items() if name in SIZES}
-        content = {"machine": machine(), "ratios": {**kept, **plain}}
-        COMMITTED.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        kept = {name: ratios for name, ratios in here.items() if name in SIZES}
+        sets = [*others, {"machine": machine(), "ratios": {**kept, **plain}}]
+        COMMITTED.write_text(json.dumps(sets, indent=1) + "\n", encoding="utf-8")
         console.print(f"written: {COMMITTED.name}")
     return [f"{name}: {which}" for name, which, _, _, said in rows if said == SLOWER]
+
+
+def committed_ratios() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The ratios of this machine by benchmark, and the sets of other machines."""
+    sets: list[dict[str, Any]] = json.loads(COMMITTED.read_text(encoding="utf-8")) if COMMITTED.is_file() else []
+    now = machine()
+    same = [one for one in sets if all(one["machine"][key] == now[key] for key in SAME_MACHINE)]
+    return (same[0]["ratios"] if same else {}), [one for one in sets if one not in same]
 
 
 def main_of(name: str) -> Callable[..., dict[str, Ratio]]:
