@@ -9,13 +9,19 @@ from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 from api.archives import archive_response
 from api.deps import AfterGenerator, BlobsDep, CeleryDep, EngineDep, Limit, SettingsDep
 from api.files import BINARY, FILE_DESCRIPTION, FILE_RESPONSES, blob_response
-from api.generators import service
+from api.generators import preflight, service
 from api.generators.schemas import GeneratorRead, GeneratorSummary
 from api.pages import Page
+from api.refusals import explaining_route
 from distillation.generator_recipe import GeneratorRecipe
 from workers.dispatch import publish_outbox
 
-router = APIRouter(prefix="/generators", tags=["generators"])
+RESTS_ON = {"dataset": ("classes",), "classes": ("dataset",)}
+router = APIRouter(
+    prefix="/generators",
+    tags=["generators"],
+    route_class=explaining_route(GeneratorRecipe, preflight.check, RESTS_ON),
+)
 
 
 @router.post(

@@ -12,14 +12,18 @@ from api.archives import FileRead
 from api.deps import AfterJob, AfterNumber, BlobsDep, CeleryDep, EngineDep, Limit, SettingsDep
 from api.errors import Problem, field_error
 from api.files import blob_response
-from api.jobs import events, outputs, service
-from api.jobs.refusals import JobRoute
+from api.jobs import events, outputs, preflight, service
 from api.jobs.schemas import CheckpointRead, DryRun, EventRead, JobCreate, JobRead, JobSummary, SampleRead
 from api.pages import Page
+from api.refusals import explaining_route
+from distillation.recipe import Recipe
 from state.tables import JobStatus
 from workers.dispatch import publish_outbox
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JobRoute)
+RESTS_ON = {"student": ("teacher",), "domain": ("data", "generator"), "evaluation": ("domain",)}
+router = APIRouter(
+    prefix="/jobs", tags=["jobs"], route_class=explaining_route(Recipe, preflight.check, RESTS_ON, ("recipe",))
+)
 METADATA = re.compile(r"metadata\[([^\]]+)\]")
 MAX_EVENT_ID = 2**63 - 1
 

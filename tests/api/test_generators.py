@@ -188,3 +188,13 @@ def test_too_many_jobs_wait(start: Any) -> None:
     ds = dataset(service)
     assert submit(service, dataset=ds).status_code == 202
     assert submit(service, dataset=ds, seed=1).status_code == 429
+
+
+def test_what_is_not_valid_and_what_preflight_finds_come_together(service: Service) -> None:
+    answer = submit(
+        service, dataset="ds_none", batch_size=9, teacher={"model": "/nowhere/teacher"}, licence="x" * 10_000
+    )
+    assert answer.status_code == 422
+    found = {error["pointer"]: error["message"] for error in answer.json()["errors"]}
+    assert found.keys() == {"/batch_size", "/licence", "/dataset", "/teacher/model"}
+    assert "ds_none" in found["/dataset"] and "/nowhere/teacher" in found["/teacher/model"]
