@@ -54,7 +54,7 @@ def test_waiting_for_a_finished_job(service: Stillroom, done: dict[str, Any]) ->
 
 def test_pages_are_joined(service: Stillroom, monkeypatch: pytest.MonkeyPatch, done: dict[str, Any]) -> None:
     whole = [event["id"] for event in service.events(done["id"])]
-    monkeypatch.setattr("stillroom.client.PAGE", 2)
+    monkeypatch.setattr("stillroom.connection.PAGE", 2)
     assert [event["id"] for event in service.events(done["id"])] == whole
     assert len(service.samples(done["id"])) == 9
 
