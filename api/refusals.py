@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from api.deps import get_engine
@@ -27,29 +28,30 @@ def explaining_route(
     recipe: type[AnyRecipe],
     check: Callable[[Session, AnyRecipe], object],
     rests_on: Mapping[str, FieldPath],
-    within: FieldPath = (),
+    within: str = "",
 ) -> type[APIRoute]:
     """Routes that tell at once all that stands in the way of a recipe.
 
     Args:
         check: the preflight of a valid recipe; raises a Problem.
         rests_on: what else the preflight of a section looks at; of that one's defaults it would say nothing true.
-        within: where in the request's body the recipe is.
+        within: the field of the request's body that holds the recipe; empty: the body is one.
     """
 
-    def preflight_errors(session: Session, content: Any) -> list[FieldError]:
+    def preflight_errors(engine: Engine, content: Any) -> list[FieldError]:
         valid, left_out = valid_part(recipe, content)
         if valid is None:
             return []
         try:
-            check(session, valid)
+            with read_scope(engine) as session:
+                check(session, valid)
         except Problem as refused:
             return [error for error in refused.errors if is_sure(error.pointer, left_out)]
         return []
 
     def is_sure(pointer: str, left_out: set[FieldPath]) -> bool:
         """Whether an error is about what the user wrote, not about a default in the place of what is left out."""
-        field = tuple(pointer.split("/")[1 + len(within) :])
+        field = tuple(pointer.removeprefix(f"/{within}" if within else "").split("/")[1:])
         return not any(_touch(path, gone) for path in (field, rests_on.get(field[0], field)) for gone in left_out)
 
     class ExplainingRoute(APIRoute):
@@ -60,17 +62,11 @@ def explaining_route(
                 try:
                     return await handle(request)
                 except RequestValidationError as error:
-                    content = error.body
-                    for name in within:
-                        content = content.get(name) if isinstance(content, dict) else None
+                    content = error.body.get(within) if within and isinstance(error.body, dict) else error.body
                     if not isinstance(content, dict):
                         raise
-
-                    def look() -> list[FieldError]:
-                        with read_scope(get_engine(request)) as session:
-                            return preflight_errors(session, content)
-
-                    raise validation_problem(error.errors(), await run_in_threadpool(look)) from error
+                    more = await run_in_threadpool(preflight_errors, get_engine(request), content)
+                    raise validation_problem(error.errors(), more) from error
 
             return handle_and_explain
 

@@ -35,6 +35,7 @@ class MixedCorpus:
         Photos are resized to the images' side.
         """
         positions = np.arange(seen, seen + size + 1)
+        # Rounded up a little: 10 * 0.3 must not count as 2.
         photos_before = np.floor(positions * self._share + 1e-9).astype(np.int64)
         positions, is_photo = positions[:-1], np.diff(photos_before) > 0
         own = own_rows(size)

@@ -145,13 +145,12 @@ def plan(recipe: Recipe, fingerprint_of: Callable[[str], str]) -> list[StageTask
         tasks.append(StageTask("embed", 0, photos, NEEDS["embed"]))
         tasks.append(StageTask("agnostic", 0, agnostic, NEEDS["agnostic"]))
 
-    mix = phase.mix if phase else 0
-    distil = _digest(["distil", shards, agnostic, student_parts, schedule, mix])
+    distil = _digest(["distil", shards, agnostic, student_parts, schedule, training.mix])
     dataset = fingerprint_of(recipe.evaluation.dataset) if recipe.evaluation.dataset else None
     evaluate = _digest(["evaluate", distil, dataset, classes, list(domain.templates)])
     names = [domain.name, recipe.teacher.licence, data.generator.licence, recipe.evaluation.latency]
     export = _digest(["export", evaluate, recipe.exports.model_dump(mode="json"), names])
-    needless = {"agnostic": agnostic is None, "embed": not mix}
+    needless = {"agnostic": agnostic is None, "embed": not training.mix}
     needs = tuple(stage for stage in NEEDS["distil"] if not needless.get(stage))
     return [
         *tasks,
@@ -188,8 +187,7 @@ def step_count(recipe: Recipe) -> int | None:
         return None
     if training.steps is not None:
         return training.steps
-    mix = training.agnostic.mix if training.agnostic else 0
-    images = image_count(recipe) * (1 - recipe.data.holdout) / (1 - mix)
+    images = image_count(recipe) * (1 - recipe.data.holdout) / (1 - training.mix)
     return max(1, round(images * (training.epochs or DEFAULT_EPOCHS) / training.batch_size))
 
 

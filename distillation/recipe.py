@@ -219,10 +219,15 @@ class Training(Section):
             raise ValueError("give only one of epochs, steps, minutes")
         return self
 
+    @property
+    def mix(self) -> float:
+        """Share of unlabelled photos in the batches of the second phase."""
+        return self.agnostic.mix if self.agnostic else 0.0
+
     @model_validator(mode="after")
     def _photos_have_no_captions(self) -> Self:
         needing = [name for name in self.losses if name in NEED_CAPTIONS]
-        if self.agnostic and self.agnostic.mix and needing:
+        if self.mix and needing:
             names = ", ".join(needing)
             message = f"photos have no captions, which {names} need; leave `mix` out or choose other losses"
             raise located(("agnostic", "mix"), message)

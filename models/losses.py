@@ -27,7 +27,7 @@ class Batch:
         student: features ``(n, d)``, the only ones with a gradient.
         teacher: cached features of the same views ``(n, d)``.
         scale: the teacher's ``exp(logit_scale)``, its inverse temperature.
-        captions: the teacher's text features of the distinct captions ``(c, d)``, for the losses of images with texts.
+        captions: the teacher's text features of the distinct captions ``(c, d)``, where a loss needs them.
         caption: which caption describes each image, int64 ``(n,)``.
         masked: the student's features of the same views with most patches masked ``(n, d)``, for ``mfd``.
         augmented: features made of the student's and the teacher's ``(n, d)``, normalised, for ``afd``.

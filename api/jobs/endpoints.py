@@ -22,7 +22,7 @@ from workers.dispatch import publish_outbox
 
 RESTS_ON = {"student": ("teacher",), "domain": ("data", "generator"), "evaluation": ("domain",)}
 router = APIRouter(
-    prefix="/jobs", tags=["jobs"], route_class=explaining_route(Recipe, preflight.check, RESTS_ON, ("recipe",))
+    prefix="/jobs", tags=["jobs"], route_class=explaining_route(Recipe, preflight.check, RESTS_ON, "recipe")
 )
 METADATA = re.compile(r"metadata\[([^\]]+)\]")
 MAX_EVENT_ID = 2**63 - 1

@@ -33,18 +33,18 @@ def measured_rates(session: Session, recipe: Recipe) -> Rates:
     views: list[float] = []
     gmacs: list[float] = []
     for stage, summary, done in session.execute(query):
-        rate = (summary or {}).get("images_per_s") or 0.0
+        rate = (summary or {}).get("views_per_s" if stage == "embed" else "images_per_s") or 0.0
         if stage == "generate" and rate and _same_speed(done["data"]["generator"], generator):
             images.append(rate)
-        elif stage == "embed" and done["teacher"] == teacher:
-            views.append((summary or {}).get("views_per_s") or 0.0)
+        elif stage == "embed" and rate and done["teacher"] == teacher:  # 0: all was embedded in earlier attempts
+            views.append(rate)
         elif stage == "distil" and rate:
             with suppress(ValueError):  # a recipe of an earlier version
                 gmacs.append(3 * resolve(Recipe.model_validate(done)).macs * rate / 1e9)
     rates: Rates = {}
     if images:
         rates["images_per_s"] = median(images)
-    if views := [value for value in views if value]:  # 0: all was embedded in earlier attempts
+    if views:
         rates["views_per_s"] = median(views)
     if gmacs := [value for value in gmacs if value]:  # 0: the catalogue does not know the student
         rates["train_gmacs_per_s"] = median(gmacs)

@@ -57,7 +57,7 @@ class DomainBench:
             return self._learn_photos(f"real-{seed}", recipe, photos, self._work, self._start("earlier"))[1]
         recipe = self._of(arm, seed)
         inputs = {"generate": self._images(recipe), **self._start("agnostic")}
-        if recipe.training.agnostic:
+        if recipe.training.mix:
             inputs["embed"] = [self._base_photos]
         return self._run("distil", f"{arm}-{seed}", recipe, inputs)
 

@@ -90,8 +90,8 @@ class GeneratorTrainer:
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate
         rows, said, captions = self._draw(batch_size, random.Random(self._seed * 1_000_003 + number))
         early = max(0.0, 1 - done / EARLY)
-        judged_too = early < ADVERSARY_FROM
-        coded = batch_size // 2 if judged_too else batch_size
+        with_adversary = early < ADVERSARY_FROM
+        coded = batch_size // 2 if with_adversary else batch_size
         photo_maps, photo_summaries = self._bank.seen(rows, self._critic)
         noise = self.model.draw_noise(batch_size)
         with self._critic.autocast():
@@ -112,7 +112,7 @@ class GeneratorTrainer:
         target = (NATS + (FIRST_NATS - NATS) * early) * self.model.latent_side**2
         loss = unlike + DIVERGENCE * (nats - target).abs()
         figures = {"unlike": unlike, "nats": nats, "recognised": self._recognised.mean()}
-        if judged_too:
+        if with_adversary:
             missed = self._missed(summaries[0], said[:, 0].to(made.device))
             judged, adversarial = self._judge(self._critic.normalise(photos), made, photo_maps, maps, said)
             loss = loss + ADVERSARIAL * adversarial + RECOGNITION * missed

@@ -6,8 +6,6 @@ Where the recipe says ``training.agnostic.mix``, photos of the domain-agnostic p
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from distillation.corpus import Corpus
@@ -15,7 +13,7 @@ from distillation.distilling import distil_student, facts_of, load_recipe_teache
 from distillation.mixed_corpus import MixedCorpus
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Reporter, Request, StageError
-from distillation.recipe import NEED_CAPTIONS, Recipe
+from distillation.recipe import NEED_CAPTIONS
 from distillation.stages.embed import photo_folders
 
 
@@ -32,19 +30,17 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     head = teacher.zero_shot_head(zero_shot_prompts(recipe.domain))
     facts = facts_of(teacher, corpus.captions)
     del teacher
-    earlier, photos = request.inputs.get("agnostic"), request.inputs.get("embed")
+    training_images: Corpus | MixedCorpus = corpus
+    if recipe.training.mix:
+        photos = Corpus.open(photo_folders(request.inputs["embed"][0]), device)
+        training_images = MixedCorpus(corpus, photos, recipe.training.mix)
+    earlier = request.inputs.get("agnostic")
     return distil_student(
         request,
         report,
-        corpus=_with_photos(corpus, photos[0], recipe) if photos else corpus,
+        corpus=training_images,
         training=recipe.training,
         teacher=facts,
         earlier=earlier[0] if earlier else None,
         head=head,
     )
-
-
-def _with_photos(images: Corpus, stage: Path, recipe: Recipe) -> MixedCorpus:
-    agnostic = recipe.training.agnostic
-    assert agnostic is not None  # the plan asks for photos only with it
-    return MixedCorpus(images, Corpus.open(photo_folders(stage), images.device), agnostic.mix)
