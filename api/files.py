@@ -62,11 +62,12 @@ def blob_response(
     }
     if etag_matches(request.headers.get("if-none-match", ""), sha256):
         return Response(status_code=304, headers=headers)
-    url = blobs.presigned_url(sha256, PRESIGNED_SECONDS)
-    if url is not None:
-        return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
-
     headers["Content-Disposition"] = f"{disposition}; filename*=UTF-8''{quote(filename, safe='')}"
+    # A signature is for one method, and a HEAD costs the store nothing here.
+    if request.method == "GET":
+        url = blobs.presigned_url(sha256, PRESIGNED_SECONDS, headers["Content-Disposition"], content_type)
+        if url is not None:
+            return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
     start, end, status = 0, size, 200
     wanted = request.headers.get("range")
     if wanted and request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -22,14 +23,18 @@ from fsspec.implementations.local import LocalFileSystem
 
 Bundle = dict[str, dict[str, Any]]
 READ_ONLY = 0o444
+YOUNG_SECONDS = 12 * 3600.0
+"""An object put longer ago is uploaded again when it is put again: the sweep of unused blobs goes by age."""
 
 
 class BlobStore:
     """A content-addressed store at an fsspec URL; credentials come from the file system's own environment."""
 
     def __init__(self, url: str) -> None:
-        self._fs, self._root = fsspec.core.url_to_fs(url)
+        # Other processes put and delete too: a listing that was kept would tell what is past.
+        self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.is_local = isinstance(self._fs, LocalFileSystem)
+        self._is_s3 = "s3" in self._fs.protocol
 
     def put_file(self, path: Path) -> str:
         """Store a file and return its sha256. Locally the file itself becomes the blob and read-only."""
@@ -38,7 +43,7 @@ class BlobStore:
         target = self._path(sha)
         if self.is_local:
             self._link_in(path, Path(target))
-        elif not self._fs.exists(target) or self._fs.size(target) != path.stat().st_size:
+        elif not self._is_young(sha) or self._fs.size(target) != path.stat().st_size:
             self._fs.put_file(str(path), target)
         return sha
 
@@ -115,29 +120,48 @@ class BlobStore:
     def exists(self, sha: str) -> bool:
         return bool(self._fs.exists(self._path(sha)))
 
-    def presigned_url(self, sha: str, seconds: int) -> str | None:
-        """A URL from which a client can read the blob for a while, where the store can make one."""
+    def presigned_url(self, sha: str, seconds: int, disposition: str, content_type: str) -> str | None:
+        """A URL at which a client can GET the blob for a while, where the store can make one.
+
+        Args:
+            disposition, content_type: headers of its answer, where the store lets a URL ask for them (S3).
+        """
         if self.is_local:
             return None
+        asked = {"ResponseContentDisposition": disposition, "ResponseContentType": content_type}
         try:
-            return str(self._fs.sign(self._path(sha), expiration=seconds))
+            return str(self._fs.sign(self._path(sha), expiration=seconds, **(asked if self._is_s3 else {})))
         except NotImplementedError:
             return None
 
-    def local_blobs(self) -> Iterator[tuple[str, float]]:
-        """Every blob of a local store and when it was last put, in seconds since the epoch."""
-        for path in Path(self._root).glob("*/*"):
-            if len(path.name) == 64:
-                with suppress(FileNotFoundError):
-                    yield path.name, path.stat().st_mtime
+    def stored(self) -> Iterator[str]:
+        """Every blob's sha256."""
+        names = (path.rpartition("/")[2] for path in self._fs.find(self._root))
+        return filter(self._is_sha, names)
+
+    def put_at(self, sha: str) -> float | None:
+        """When a blob was last put, in seconds since the epoch, or None: it is not there."""
+        try:
+            modified: datetime = self._fs.modified(self._path(sha))
+        except FileNotFoundError:
+            return None
+        return modified.timestamp()
 
     def delete(self, sha: str) -> None:
         """Remove a blob; nothing happens if it is not there."""
         with suppress(FileNotFoundError):
             self._fs.rm_file(self._path(sha))
 
+    def _is_young(self, sha: str) -> bool:
+        put_at = self.put_at(sha)
+        return put_at is not None and time.time() - put_at < YOUNG_SECONDS
+
+    @staticmethod
+    def _is_sha(name: str) -> bool:
+        return len(name) == 64 and set(name) <= set("0123456789abcdef")
+
     def _path(self, sha: str) -> str:
-        if len(sha) != 64 or not set(sha) <= set("0123456789abcdef"):
+        if not self._is_sha(sha):
             raise FileNotFoundError(f"{sha!r} is not the sha256 of a blob")
         return f"{self._root}/{sha[:2]}/{sha}"
 

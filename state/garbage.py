@@ -6,30 +6,25 @@ import time
 
 from sqlalchemy import Engine, select
 
-from state.blobs import BlobStore
+from state.blobs import YOUNG_SECONDS, BlobStore
 from state.database import read_scope
 from state.tables import Checkpoint, Dataset, EncoderFile, Generator, Result, Task
 
-MIN_AGE_SECONDS = 24 * 3600.0
-"""Younger blobs stay: their row may be about to be written."""
+MIN_AGE_SECONDS = 2 * YOUNG_SECONDS
+"""Younger blobs stay: their row may be about to be written. What is put again is made young, if it is not."""
 
 
 def sweep(engine: Engine, blobs: BlobStore, min_age_seconds: float = MIN_AGE_SECONDS) -> int:
-    """Delete unreferenced blobs of a local store; returns how many.
-
-    Object storage is left alone: there, putting a blob that exists does not make it young again, so a sweep could
-    take it away from a row that is about to be written.
-    """
-    if not blobs.is_local:
-        return 0
+    """Delete old unreferenced blobs; returns how many."""
+    unused = set(blobs.stored())
+    if unused:
+        unused -= _referenced(engine, blobs)
     before = time.time() - min_age_seconds
-    old = {sha for sha, put_at in blobs.local_blobs() if put_at < before}
-    if not old:
-        return 0
-    unused = old - _referenced(engine, blobs)
-    for sha in unused:
+    # Their age last of all: one that was put again meanwhile is young.
+    old = [sha for sha in sorted(unused) if (put_at := blobs.put_at(sha)) is not None and put_at < before]
+    for sha in old:
         blobs.delete(sha)
-    return len(unused)
+    return len(old)
 
 
 def _referenced(engine: Engine, blobs: BlobStore) -> set[str]:

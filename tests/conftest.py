@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import s3fs
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
@@ -16,9 +17,10 @@ from distillation.stage_process import warm_up
 from state.blobs import BlobStore
 from state.database import make_engine
 from state.migrate import upgrade
-from tests.servers import postgres_server, redis_server
+from tests.servers import postgres_server, redis_server, s3_server
 
 NUMBERS = count()
+S3_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 _forkserver = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
 _preloaded: set[int] = set()
 """Process ids of the forkservers that have imported what the real stages need."""
@@ -36,6 +38,26 @@ def redis_url() -> Iterator[str]:
     """A Redis server of this test session, as a Celery broker URL."""
     with redis_server() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """An S3 server of this test session."""
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def s3_url(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty blob store in a bucket, with the environment that an operator would set."""
+    for name, value in S3_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
+    bucket = f"bucket-{next(NUMBERS)}"
+    files = s3fs.S3FileSystem(skip_instance_cache=True)
+    files.mkdir(bucket)
+    yield f"s3://{bucket}/blobs"
+    files.rm(bucket, recursive=True)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from moto.server import ThreadedMotoServer
 
 from workers.private_redis import find_redis
 
@@ -79,6 +80,18 @@ def redis_server() -> Iterator[str]:
         finally:
             server.terminate()
             server.wait(30)
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """moto's S3 over HTTP; yields its address. It keeps objects in memory and checks no signatures."""
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
 
 
 def redis_command(socket: Path) -> list[str]:

@@ -27,7 +27,8 @@ from workers.alive import beat
 from workers.celery_app import QUEUE_NAMES, make_app
 from workers.dispatch import publish_outbox, queue_length
 
-SWEEP_SECONDS = 3600.0
+SWEEP_SECONDS = 6 * 3600.0
+"""A sweep reads every bundle: on object storage, one request for each."""
 KEPT_MESSAGES = timedelta(days=1)
 log = logging.getLogger(__name__)
 

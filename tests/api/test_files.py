@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+from stillroom.client import Stillroom
 
 from api.errors import Problem
 from api.files import etag_matches, parse_range
@@ -142,15 +144,24 @@ def test_archive(service: Service, encoder: dict[str, Any]) -> None:
     assert again.status_code == 304
 
 
-def test_object_storage_redirects(service: Service, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sign(sha: str, seconds: int) -> str:
-        return f"https://storage.example/{sha}?expires={seconds}"
-
-    monkeypatch.setattr(service.blobs, "presigned_url", sign)
+def test_files_come_from_object_storage_by_themselves(start: Callable[..., Service], s3_url: str) -> None:
+    service = start(blobs_url=s3_url, api_key="secret")
+    service.http.headers["Authorization"] = "Bearer secret"
+    job = service.finish(service.submit()["id"])
+    url = f"/v1/encoders/{job['encoder_id']}/files/{NAME}"
     answer = service.http.get(url)
-    assert answer.status_code == 307
-    assert answer.headers["location"].startswith(f"https://storage.example/{SHA}?expires=")
-    assert answer.headers["cache-control"] == "no-store"
+    assert answer.status_code == 307 and answer.headers["cache-control"] == "no-store"
+    assert not answer.headers["location"].startswith(str(service.http.base_url))
+    file = service.http.get(url, headers={"Range": "bytes=256-"}, follow_redirects=True)
+    assert file.content == CONTENT[256:] and NAME in file.headers["content-disposition"]
+    assert "authorization" not in file.request.headers, "the storage is not told the service's key"
+    assert service.http.head(url).headers["content-length"] == str(len(CONTENT)), "a signature is for GET alone"
+    archive = service.http.get(f"/v1/encoders/{job['encoder_id']}/archive")
+    with zipfile.ZipFile(io.BytesIO(archive.content)) as packed:
+        assert packed.read(f"{job['encoder_id']}/{NAME}") == CONTENT
+    with Stillroom(str(service.http.base_url), api_key="secret") as client:
+        saved = client.download(job["encoder_id"], service.scratch / "saved")
+    assert CONTENT in [path.read_bytes() for path in saved]
 
 
 def test_parse_range_of_an_empty_file() -> None:

@@ -2,27 +2,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
-import fsspec
+import httpx
 import pytest
+import s3fs
 from sqlalchemy import Engine
 
-from state.blobs import BlobStore
+from state.blobs import YOUNG_SECONDS, BlobStore
 from state.database import database_now, make_engine, session_scope
 from state.garbage import sweep
 from state.tables import Dataset
 
 
-@pytest.fixture(params=["folder", "object storage"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
-    """A store in a folder, and one behind fsspec's general interface."""
-    if request.param == "folder":
-        yield BlobStore(str(tmp_path / "blobs"))
-        return
-    yield BlobStore("memory://blobs")
-    fsspec.filesystem("memory").rm("/blobs", recursive=True)
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    """A store in a folder, and one in a bucket."""
+    return BlobStore(str(tmp_path / "blobs") if request.param == "folder" else request.getfixturevalue("s3_url"))
 
 
 @pytest.fixture
@@ -82,39 +79,72 @@ def test_local_blobs_are_links_and_read_only(tmp_path: Path, folder: Path) -> No
     path = store.local_path(store.put_file(folder / "pixels.npy"))
     assert path and path.samefile(folder / "pixels.npy")
     assert path.stat().st_mode & 0o222 == 0
-    assert store.presigned_url(path.name, 60) is None
+    assert store.presigned_url(path.name, 60, "attachment", "text/plain") is None
     assert store.local_path("0" * 64) is None
 
 
-def test_a_damaged_transfer_is_noticed(folder: Path, tmp_path: Path) -> None:
-    store = BlobStore("memory://damaged")
+def test_a_damaged_transfer_is_noticed(s3_url: str, folder: Path, tmp_path: Path) -> None:
+    store = BlobStore(s3_url)
     sha = store.put_bundle(folder, ["pixels.npy"])
-    memory = fsspec.filesystem("memory")
     blob = hashlib.sha256(b"pixels").hexdigest()
-    memory.pipe_file(f"/damaged/{blob[:2]}/{blob}", b"pixelz")
+    s3fs.S3FileSystem().pipe_file(f"{s3_url}/{blob[:2]}/{blob}", b"pixelz")
     with pytest.raises(OSError, match="damaged"):
         store.fetch_bundle(sha, tmp_path / "out")
-    memory.rm("/damaged", recursive=True)
 
 
-def test_the_sweep_takes_only_old_blobs_that_nothing_refers_to(sqlite_url: str, blobs: BlobStore, folder: Path) -> None:
+def test_a_client_reads_from_object_storage_by_itself(s3_url: str, folder: Path) -> None:
+    store = BlobStore(s3_url)
+    sha = store.put_file(folder / "pixels.npy")
+    url = store.presigned_url(sha, 60, 'attachment; filename="pixels.npy"', "application/x-numpy")
+    assert url and "Expires" in url
+    answer = httpx.get(url, headers={"Range": "bytes=3-"})
+    assert answer.content == b"els" and answer.headers["content-type"] == "application/x-numpy"
+    assert answer.headers["content-disposition"] == 'attachment; filename="pixels.npy"'
+    assert store.local_path(sha) is None
+
+
+def test_the_sweep_takes_only_old_blobs_that_nothing_refers_to(
+    sqlite_url: str, store: BlobStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = make_engine(sqlite_url)
-    kept = blobs.put_bundle(folder, ["pixels.npy"])
-    loose = blobs.put_file(folder / "scrap.tmp")
-    young = blobs.put_file(folder / "samples" / "0.jpg")
+    assert sweep(engine, store) == 0, "nothing was ever put"
+    kept = store.put_bundle(folder, ["pixels.npy"])
+    loose = store.put_file(folder / "scrap.tmp")
+    young = store.put_file(folder / "samples" / "0.jpg")
     _keep(engine, kept)
-    assert sweep(engine, blobs) == 0
-    for sha in (kept, loose, hashlib.sha256(b"pixels").hexdigest()):
-        path = blobs.local_path(sha)
-        assert path
-        os.utime(path, (0, 0))
-    assert sweep(engine, blobs) == 1
-    assert not blobs.exists(loose) and blobs.exists(young)
-    assert blobs.exists(kept) and blobs.exists(hashlib.sha256(b"pixels").hexdigest())
-    os.utime(folder / "scrap.tmp", (0, 0))
-    again = blobs.local_path(blobs.put_file(folder / "scrap.tmp"))
-    assert again and again.stat().st_mtime > 0  # what is put again counts as young
+    assert sweep(engine, store) == 0
+    monkeypatch.setattr(store, "put_at", lambda sha: time.time() if sha == young else 0.0)
+    assert sweep(engine, store) == 1
+    assert not store.exists(loose) and store.exists(young)
+    assert store.exists(kept) and store.exists(hashlib.sha256(b"pixels").hexdigest())
     engine.dispose()
+
+
+def test_it_is_known_when_a_blob_was_put(store: BlobStore, folder: Path) -> None:
+    put_at = store.put_at(store.put_file(folder / "scrap.tmp"))
+    assert put_at is not None and abs(put_at - time.time()) < 60
+    assert store.put_at("0" * 64) is None
+
+
+def test_what_is_put_again_is_young_again(tmp_path: Path, folder: Path) -> None:
+    store = BlobStore(str(tmp_path / "blobs"))
+    os.utime(folder / "scrap.tmp", (0, 0))
+    for _ in range(2):
+        sha = store.put_file(folder / "scrap.tmp")
+        assert (store.put_at(sha) or 0) > time.time() - YOUNG_SECONDS
+        os.utime(store.local_path(sha) or "", (0, 0))
+
+
+def test_an_old_object_is_uploaded_again(s3_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = BlobStore(s3_url)
+    sha = store.put_file(folder / "scrap.tmp")
+    path = f"{s3_url}/{sha[:2]}/{sha}"
+    s3fs.S3FileSystem().pipe_file(path, b"crap!")
+    store.put_file(folder / "scrap.tmp")
+    assert s3fs.S3FileSystem().cat_file(path) == b"crap!", "it is there and young: nothing is sent"
+    monkeypatch.setattr(store, "put_at", lambda _sha: time.time() - YOUNG_SECONDS - 1)
+    store.put_file(folder / "scrap.tmp")
+    assert s3fs.S3FileSystem().cat_file(path) == b"scrap"
 
 
 def _keep(engine: Engine, bundle: str) -> None:

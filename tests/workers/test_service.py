@@ -49,6 +49,18 @@ def test_a_job_runs_by_itself(house_of: Callable[..., House], database: Engine, 
     assert [task.attempt for task in house.tasks(job_id)] == [1] * 6
 
 
+def test_a_job_runs_with_its_blobs_in_a_bucket(
+    house_of: Callable[..., House], sqlite_url: str, redis_url: str, celery: Celery, s3_url: str
+) -> None:
+    house = on_redis(house_of, make_engine(sqlite_url), redis_url, blobs_url=s3_url)
+    job_id = house.submit()
+    publish_outbox(house.engine, celery)
+    with worker(house.settings):
+        wait_until(lambda: ended(house, job_id))
+    assert house.job(job_id).status == "succeeded"
+    assert len(set(house.blobs.stored())) > 6, "files and bundles of six tasks"
+
+
 def test_doubled_and_lost_messages_change_nothing(
     house_of: Callable[..., House], sqlite_url: str, redis_url: str, celery: Celery
 ) -> None:
