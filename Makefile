@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher bench-views bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke bench-students bench-cold-start bench-profile-stages starter docs clean
+.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher bench-views bench-tiny-decoder bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke bench-students bench-cold-start bench-profile-stages starter docs clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench-teacher: setup  ## open_clip's encode_image against our teacher features, 
 
 bench-views: setup  ## What 1, 4, 8 and 16 views of each image give a student (DATA adds real photos)
 	$(BIN)/python -m benchmarks.views $(if $(DATA),--data $(DATA))
+
+bench-tiny-decoder: setup  ## What a tiny decoder in the generator costs a student (DATA adds real photos)
+	$(BIN)/python -m benchmarks.tiny_decoder $(if $(DATA),--data $(DATA))
 
 bench-scale: setup  ## Generation with 1, 2 and 4 workers of the service against ideal
 	$(BIN)/python -m benchmarks.scale

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from benchmarks.harness import console
 from distillation.plan import plan
 from distillation.protocol import Reporter, Request
-from distillation.recipe import Recipe
+from distillation.recipe import Recipe, load_recipe
 from distillation.runner import run_stage
 
+DEMO = Path("recipes/demo.yaml")
+REPLACED = ("losses", "dimensions")
+"""Fields whose keys are the user's own: a change replaces them whole."""
 Inputs = dict[str, list[Path]]
 
 
@@ -39,3 +45,46 @@ def generated_images(recipe: Recipe, folder: Path, tell: Callable[[], object] = 
         ]
 
     return run("generate", {"prompts": run("prompts", {})})
+
+
+def demo_recipe(data: dict[str, Any] | None = None, training: dict[str, Any] | None = None) -> Recipe:
+    """The demo's recipe with some other settings."""
+    changes = {"data": data or {}, "training": training or {}}
+    return Recipe.model_validate(merged(load_recipe(DEMO).model_dump(mode="json"), changes))
+
+
+def measured_student(recipe: Recipe, images: list[Path], photos: Path | None, work: Path, name: str) -> dict[str, Any]:
+    """Train a student on generated images and measure it, on real photos too where there are some.
+
+    Args:
+        photos: a dataset directory.
+        name: of what is kept in ``work``: whatever tells this student from others there.
+    """
+
+    def run(stage: str, inputs: Inputs) -> Path:
+        folder = work / f"{stage}-{name}"
+        return stage_folder(stage, recipe, inputs, folder, tell=lambda: console.print(folder.name, highlight=False))
+
+    student = run("distil", {"generate": images})
+    given = {"dataset": [photos]} if photos else {}
+    evaluated = run("evaluate", {"generate": images, "distil": [student], **given})
+    report = json.loads((evaluated / "report.json").read_text(encoding="utf-8"))
+    synthetic, real = report["synthetic"], report["real"]
+    figures = {
+        "steps": recipe.training.steps,
+        "images": len(recipe.domain.classes) * recipe.data.images_per_class,
+        "synthetic": synthetic["student"]["acc1"],
+        "agreement": synthetic["agreement"],
+    }
+    if real:
+        figures |= {"real": real["student"]["acc1"], "teacher_real": real["teacher"]["acc1"], "photos": real["images"]}
+    return figures
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, section by section."""
+    result = dict(base)
+    for name, value in changes.items():
+        nested = isinstance(value, Mapping) and name not in REPLACED
+        result[name] = merged(result.get(name) or {}, value) if nested else value
+    return result

@@ -9,7 +9,6 @@ the students are measured on real photos too; nothing is chosen by them. What is
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -17,12 +16,9 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.harness import console, print_table, write_json
-from benchmarks.photos.bench import merged
 from benchmarks.photos.domains import LABELS, photos_of
-from benchmarks.stages_here import Inputs, generated_images, stage_folder
-from distillation.recipe import Recipe, load_recipe
+from benchmarks.stages_here import demo_recipe, generated_images, measured_student
 
-RECIPE = Path("recipes/demo.yaml")
 VIEWS = [1, 4, 8, 16]
 
 
@@ -37,7 +33,7 @@ def main(
     """Returns the students' figures by number of views."""
     photos = photos_of(data, "validation", LABELS["food"], work / "photos") if data else None
     found = {
-        count: [_student(_recipe(count, images_per_class, steps, seed), photos, work) for seed in range(seeds)]
+        count: [_student(count, images_per_class, steps, seed, photos, work) for seed in range(seeds)]
         for count in views or VIEWS
     }
     columns = ["views of an image", "held-out synthetic images, %", "agreement, %", *["real photos, %"] * bool(photos)]
@@ -51,35 +47,13 @@ def main(
     return {str(count): students for count, students in found.items()}
 
 
-def _recipe(views: int, images_per_class: int, steps: int, seed: int) -> Recipe:
-    training = {"views": views, "steps": steps, "seed": seed}
-    changes = {"data": {"images_per_class": images_per_class}, "training": training}
-    return Recipe.model_validate(merged(load_recipe(RECIPE).model_dump(mode="json"), changes))
-
-
-def _student(recipe: Recipe, photos: Path | None, work: Path) -> dict[str, Any]:
+def _student(
+    views: int, images_per_class: int, steps: int, seed: int, photos: Path | None, work: Path
+) -> dict[str, Any]:
     """Train and measure one student."""
-    views, seed = recipe.training.views, recipe.training.seed
+    recipe = demo_recipe({"images_per_class": images_per_class}, {"views": views, "steps": steps, "seed": seed})
     images = generated_images(recipe, work, lambda: console.print(f"{views} views: images", highlight=False))
-
-    def run(stage: str, inputs: Inputs) -> Path:
-        name = f"{stage}-{views}-{recipe.training.steps}-{recipe.data.images_per_class}-{seed}"
-        return stage_folder(stage, recipe, inputs, work / name, tell=lambda: console.print(name, highlight=False))
-
-    student = run("distil", {"generate": images})
-    given = {"dataset": [photos]} if photos else {}
-    evaluated = run("evaluate", {"generate": images, "distil": [student], **given})
-    report = json.loads((evaluated / "report.json").read_text(encoding="utf-8"))
-    synthetic, real = report["synthetic"], report["real"]
-    figures = {
-        "steps": recipe.training.steps,
-        "images": len(recipe.domain.classes) * recipe.data.images_per_class,
-        "synthetic": synthetic["student"]["acc1"],
-        "agreement": synthetic["agreement"],
-    }
-    if real:
-        figures |= {"real": real["student"]["acc1"], "teacher_real": real["teacher"]["acc1"], "photos": real["images"]}
-    return figures
+    return measured_student(recipe, images, photos, work, f"{views}-{steps}-{images_per_class}-{seed}")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ from typing import Any
 from benchmarks.harness import console
 from benchmarks.photos.arms import LOSSES, REAL, UNTOUCHED
 from benchmarks.photos.domains import TUNING, PhotoDomain, photos_of
-from benchmarks.stages_here import Inputs, generated_images, stage_folder
+from benchmarks.stages_here import Inputs, generated_images, merged, stage_folder
 from distillation.recipe import Recipe
 
 BASE_PHOTOS = {"max_images": 60_000, "views": 1}
 """Of the base student: many photos, each seen in one view."""
-REPLACED = ("losses", "dimensions")
-"""Fields whose keys are the user's own: a change replaces them whole."""
 
 
 class DomainBench:
@@ -107,12 +105,3 @@ class DomainBench:
 
     def _tell(self, what: str) -> None:
         console.print(f"{self._domain.name}: {what}", highlight=False)
-
-
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, section by section."""
-    result = dict(base)
-    for name, value in changes.items():
-        nested = isinstance(value, Mapping) and name not in REPLACED
-        result[name] = merged(result.get(name) or {}, value) if nested else value
-    return result
