@@ -1,6 +1,7 @@
 # Three images from one file: `api` (no torch), `worker` (CUDA wheels of torch; also runs on the CPU), `migrate`.
 FROM python:3.12-slim AS base
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1
+# Packages are compiled once, here: the user who runs them may not write beside them. Children look for ours in /app.
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 UV_COMPILE_BYTECODE=1 PYTHONPATH=/app
 # A fresh named volume takes the owner of the folder it is mounted on: each must exist and belong to the user.
 RUN pip install --disable-pip-version-check uv && useradd --create-home --uid 1000 stillroom \
     && mkdir -p /data /home/stillroom/.cache/huggingface && chown -R stillroom /data /home/stillroom/.cache
@@ -29,6 +30,8 @@ HEALTHCHECK NONE
 CMD ["alembic", "upgrade", "head"]
 
 FROM base AS worker
+# torch.compile builds its kernels with it; without one, images and training steps run uncompiled.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc g++ libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY requirements/worker.txt requirements/worker.txt
 RUN uv pip sync --system requirements/worker.txt
 COPY state state
@@ -37,4 +40,4 @@ COPY distillation distillation
 COPY starter starter
 COPY workers workers
 USER stillroom
-CMD ["celery", "--app", "workers.celery_app", "worker", "--pool", "threads", "--concurrency", "1", "--queues", "generate,distil,evaluate,export", "--loglevel", "info"]
+CMD ["python", "-m", "celery", "--app", "workers.celery_app", "worker", "--pool", "threads", "--concurrency", "1", "--queues", "generate,distil,evaluate,export", "--loglevel", "info"]

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from distillation.protocol import StageError
@@ -109,6 +109,7 @@ HANDLED: tuple[type[Exception], ...] = (
     NotRetryable,
     StageError,
     OperationalError,
+    DataError,
     OSError,
     Exception,
 )
@@ -140,6 +141,11 @@ def problem_of(error: Exception) -> Problem:
         case OperationalError():
             detail = "the database cannot be reached; try again"
             return Problem(503, "unavailable", detail, headers={"Retry-After": "5"})
+        case DataError():
+            detail = (
+                "the database cannot hold a value of this request: a text with a NUL character, or a number too large"
+            )
+            return Problem(422, "invalid_request", detail)
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return Problem(507, "disk_full", "the server's disk is full; free some space and try again")
     return Problem(500, "internal", "an unexpected error happened; the server's log has it")

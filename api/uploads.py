@@ -108,9 +108,8 @@ class FormToDisk:
 @contextmanager
 def workplace(settings: Settings) -> Iterator[Path]:
     """A folder for one upload, gone afterwards; on the disk of the blobs, so that files are linked, not copied."""
-    parent = settings.home / "uploads"
-    parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=parent) as folder:
+    settings.uploads.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=settings.uploads) as folder:
         yield Path(folder)
 
 

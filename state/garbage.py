@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from sqlalchemy import Engine, select
 
@@ -31,8 +32,12 @@ def _referenced(engine: Engine, blobs: BlobStore) -> set[str]:
     with read_scope(engine) as session:
         columns = (Result.bundle, Task.bundle, Checkpoint.bundle, Dataset.bundle, Generator.bundle)
         bundles = {sha for column in columns for sha in session.scalars(select(column).distinct()) if sha}
-        files = set(session.scalars(select(EncoderFile.sha256).distinct()))
+        used = bundles | set(session.scalars(select(EncoderFile.sha256).distinct()))
+        # Most bundles are results', whose content the database has: no request to the store.
+        for bundle, files in session.execute(select(Result.bundle, Result.files)).yield_per(1000):
+            used.update(entry["sha256"] for entry in files.values())
+            bundles.discard(bundle)
     for sha in bundles:
-        if blobs.exists(sha):
-            files.update(entry["sha256"] for entry in blobs.bundle(sha).values())
-    return files | bundles
+        with suppress(FileNotFoundError):
+            used.update(entry["sha256"] for entry in blobs.bundle(sha).values())
+    return used

@@ -24,7 +24,12 @@ def remake_input(session: Session, task_id: int, token: int, bundle: str) -> Non
         release_task(session, task_id, token)
         return
     task.status, task.attempt, task.lease_owner, task.lease_expires_at = "waiting", task.attempt - 1, None, None
-    for maker in tasks_of(session, job.id):
+    tasks = tasks_of(session, job.id)
+    remade = {maker.stage for maker in tasks if maker.bundle == bundle}
+    for other in tasks:
+        if other.status == "ready" and remade.intersection(other.needs):
+            other.status = "waiting"
+    for maker in tasks:
         if maker.bundle == bundle:
             maker.status, maker.attempt, maker.reused, maker.bundle = "waiting", 0, False, None
             text = f"The output of stage {maker.stage} is gone from the blob store and is made again."

@@ -28,7 +28,9 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
     port: int = Field(default=8321, ge=0, le=65535, description="Port the API listens on.")
-    api_key: str | None = Field(default=None, description="If set, every request needs `Authorization: Bearer <key>`.")
+    api_key: str | None = Field(
+        default=None, description="If set, requests under `/v1` need `Authorization: Bearer <key>`."
+    )
     lease_seconds: float = Field(
         default=60, gt=0, description="A task whose worker is silent this long goes to another one."
     )
@@ -44,7 +46,7 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=2 << 30, gt=0, description="Largest upload of a dataset.")
     max_queued_jobs: int = Field(default=1000, gt=0, description="Unfinished jobs accepted at a time.")
     scratch_days: float = Field(
-        default=7, gt=0, description="Age at which unused scratch and cache folders are removed."
+        default=7, gt=0, description="Age at which unused folders of work, cache and uploads are removed."
     )
     alive_file: Path | None = Field(
         default=None, description="File that a worker or janitor touches as a sign of life, for health checks."
@@ -73,6 +75,11 @@ class Settings(BaseSettings):
     def scratch(self) -> Path:
         """Working folders of stages, one per task key."""
         return self.home / "scratch"
+
+    @property
+    def uploads(self) -> Path:
+        """One folder per upload, while it is received and checked."""
+        return self.home / "uploads"
 
     @property
     def cache(self) -> Path:

@@ -60,6 +60,7 @@ def test_settings_in_the_environment_exist(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         given = {key for key in service.get("environment", {}) if key.startswith("STILLROOM_")}
         assert given <= known, name
+        assert "build" not in service or service["env_file"] == [{"path": ".env", "required": False}], name
     values = compose["services"]["api"]["environment"]
     settings = Settings(
         database_url=values["STILLROOM_DATABASE_URL"],
@@ -164,6 +165,7 @@ def test_the_gpu_worker_reserves_its_device_and_has_shared_memory(compose: dict[
 
 def test_every_worker_takes_from_all_queues() -> None:
     command = json.loads(instructions("worker")[-1].removeprefix("CMD "))
+    assert command[:3] == ["python", "-m", "celery"], "its children find our packages where `python -m` looks for them"
     assert set(command[command.index("--queues") + 1].split(",")) == set(QUEUE_NAMES)
 
 

@@ -28,7 +28,6 @@ from workers.celery_app import QUEUE_NAMES, make_app
 from workers.dispatch import publish_outbox, queue_length
 
 SWEEP_SECONDS = 6 * 3600.0
-"""A sweep reads every bundle: on object storage, one request for each."""
 KEPT_MESSAGES = timedelta(days=1)
 log = logging.getLogger(__name__)
 
@@ -36,12 +35,15 @@ log = logging.getLogger(__name__)
 def run(engine: Engine, celery: Celery, blobs: BlobStore, settings: Settings, stop: threading.Event) -> None:
     """Work in rounds until ``stop`` is set; a step that fails is tried again in the next round."""
     swept = float("-inf")
+    sweeper: threading.Thread | None = None
     while not stop.is_set():
         if _attempt("round", lambda: run_round(engine, celery, settings)):
             beat(settings)
-        if time.monotonic() - swept > SWEEP_SECONDS:
+        if time.monotonic() - swept > SWEEP_SECONDS and not (sweeper and sweeper.is_alive()):
             swept = time.monotonic()
-            _attempt("sweep", lambda: sweep(engine, blobs))
+            # Beside the rounds: a large bucket takes minutes to list, and leases and messages cannot wait for it.
+            sweeper = threading.Thread(target=_attempt, args=("sweep", lambda: sweep(engine, blobs)), daemon=True)
+            sweeper.start()
         stop.wait(settings.janitor_seconds)
 
 

@@ -1,4 +1,5 @@
-"""Removes working folders and cached inputs that nobody has used for days; each worker sees to its own machine."""
+"""Removes working folders, cached inputs and what is left of uploads that nobody has used for days; each worker sees to
+its own machine."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def trim(engine: Engine, settings: Settings) -> int:
         query = select(Task.key, Task.bundle).join(Job, Job.id == Task.job_id).where(Job.status.not_in(TERMINAL))
         needed = {name for row in session.execute(query) for name in row if name}
     before = time.time() - settings.scratch_days * DAY
-    old = [folder for root in (settings.scratch, settings.cache) for folder in _older(root, before)]
+    old = [folder for root in (settings.scratch, settings.cache, settings.uploads) for folder in _older(root, before)]
     unused = [folder for folder in old if folder.name not in needed]
     for folder in unused:
         log.info("removing %s, unused for %g days", folder, settings.scratch_days)

@@ -50,8 +50,9 @@ async def create_dataset(
         source, out = folder / "upload", folder / "dataset"
         targets = {"file": source, "classes": folder / "classes.tsv"}
         form = await receive_form(request.headers.get("content-type", ""), request.stream(), targets, wanted="file")
-        name = form.fields.get("name", "").strip() or PurePath(form.filenames["file"]).name or "photos"
-        dataset = await to_thread.run_sync(service.take_in, engine, blobs, source, out, name[:200])
+        name = form.fields.get("name", "").strip() or PurePath(form.filenames["file"]).name
+        name = "".join(filter(str.isprintable, name))[:200] or "photos"  # databases and terminals choke on the rest
+        dataset = await to_thread.run_sync(service.take_in, engine, blobs, source, out, name)
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return dataset
 

@@ -15,7 +15,7 @@ from typing import cast
 
 import httpx
 
-from stillroom.errors import Unreachable, error_of
+from stillroom.errors import ApiError, Unreachable, error_of
 from stillroom.schemas import OVER, Event
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
@@ -67,41 +67,48 @@ def follow(
     Args:
         connect: opens the stream that starts after an event id.
         is_over: whether the job has ended and has no event after the id given.
-        patience: seconds without any answer after which to give up.
+        patience: seconds without a sign of life, a ping at least, after which to give up.
 
     Raises:
-        Unreachable: no answer for `patience` seconds.
+        Unreachable: no sign of life for `patience` seconds.
         ApiError: the service refused the stream.
     """
-    pause, silent_since = FIRST_PAUSE, time.monotonic()
+    pause, heard_at = FIRST_PAUSE, time.monotonic()
+
+    def heard(lines: Iterable[str]) -> Iterator[str]:
+        nonlocal heard_at
+        for line in lines:
+            heard_at = time.monotonic()
+            yield line
+
     while True:
         reason = "the stream ended"
         try:
             with connect(after) as response:
-                if response.status_code < 500:
-                    if response.status_code != 200:
-                        response.read()
-                        raise error_of(response)
-                    pause, silent_since = FIRST_PAUSE, time.monotonic()
-                    for message in read_messages(response.iter_lines()):
-                        pause = message.retry if message.retry is not None else pause
-                        silent_since = time.monotonic()
-                        event = _event(message)
-                        if event is None or event["id"] <= after:
-                            continue
-                        after = event["id"]
-                        yield event
-                        # An ending in the log may be followed by a retry, so ask rather than believe it.
-                        if _ends(event) and is_over(after):
-                            return
-                else:
-                    reason = f"HTTP status {response.status_code}"
+                if response.status_code != 200:
+                    response.read()
+                    raise error_of(response)
+                pause, heard_at = FIRST_PAUSE, time.monotonic()
+                for message in read_messages(heard(response.iter_lines())):
+                    pause = message.retry if message.retry is not None else pause
+                    event = _event(message)
+                    if event is None or event["id"] <= after:
+                        continue
+                    after = event["id"]
+                    yield event
+                    # An ending in the log may be followed by a retry, so ask rather than believe it.
+                    if _ends(event) and is_over(after):
+                        return
             if is_over(after):
                 return
+        except ApiError as error:
+            if error.status < 500:
+                raise
+            reason = str(error)
         except (httpx.TransportError, Unreachable) as error:
             reason = str(error) or type(error).__name__
-        if time.monotonic() - silent_since > patience:
-            raise Unreachable("the service", f"no events for {patience:.0f} s ({reason})")
+        if time.monotonic() - heard_at > patience:
+            raise Unreachable("the service", f"no sign of life for {patience:.0f} s ({reason})")
         time.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
 

@@ -157,6 +157,11 @@ def test_list_pages_and_filters(any_service: Service) -> None:
     assert len(both) == 5
 
 
+def test_a_text_that_no_database_holds(any_service: Service) -> None:
+    assert any_service.http.get("/v1/jobs/%00").status_code in (404, 422)
+    assert any_service.http.get("/v1/jobs", params={"metadata[team]": "a\0b"}).status_code in (200, 422)
+
+
 def test_idempotency(any_service: Service) -> None:
     http = any_service.http
     headers = {"Idempotency-Key": "one"}

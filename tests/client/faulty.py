@@ -35,6 +35,7 @@ class Faults:
         ignore_range: answer ranges with the whole file, as some proxies do.
         stream_cuts: numbers of events after which the next streams break off.
         stays: the event stream never ends.
+        away: statuses of the next answers about the job, of a service that restarts behind its proxy.
     """
 
     cuts: list[int] = field(default_factory=list)
@@ -42,6 +43,7 @@ class Faults:
     ignore_range: bool = False
     stream_cuts: list[int] = field(default_factory=list)
     stays: bool = False
+    away: list[int] = field(default_factory=list)
     status: JobStatus = "succeeded"
     events: list[EventRead] = field(default_factory=list)
     ranges: list[str | None] = field(default_factory=list)
@@ -130,6 +132,8 @@ def make_app(faults: Faults) -> FastAPI:
 
     @app.get("/v1/jobs/{job_id}")
     def read(job_id: str) -> Any:
+        if faults.away:
+            return PlainTextResponse("upstream is away", faults.away.pop(0))
         if job_id == "job_proxy":
             return PlainTextResponse("upstream is away", 502)
         if job_id == "job_locked":
@@ -148,6 +152,8 @@ def make_app(faults: Faults) -> FastAPI:
         if "text/event-stream" not in request.headers["accept"]:
             found = [item.model_dump(mode="json") for item in faults.events if item.id > after]
             return {"data": found, "next": None}
+        if faults.away and faults.last_event_ids:
+            return PlainTextResponse("upstream is away", faults.away.pop(0))
         last = request.headers.get("last-event-id")
         faults.last_event_ids.append(last)
         cut = faults.stream_cuts.pop(0) if faults.stream_cuts else None

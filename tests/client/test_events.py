@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import httpx
 import pytest
@@ -84,6 +85,39 @@ def test_a_refused_stream_is_not_tried_again(url: str, faults: Faults) -> None:
     with Stillroom(url) as service, pytest.raises(NotFound):
         next(service.follow("job_unknown/../.."))
     assert faults.last_event_ids == []
+
+
+def test_pings_are_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that has waited long: the stream breaks after minutes of nothing but pings."""
+    monkeypatch.setattr("stillroom.events.FIRST_PAUSE", 0.0)
+    clock = iter(range(0, 100_000, 50))
+    monkeypatch.setattr("stillroom.events.time.monotonic", lambda: next(clock))
+    opened: list[int] = []
+
+    def pings() -> Iterator[bytes]:
+        for _ in range(10):
+            yield b": ping\n\n"
+        raise httpx.RemoteProtocolError("peer closed the connection")
+
+    @contextmanager
+    def connect(after: int) -> Iterator[httpx.Response]:
+        opened.append(after)
+        content = pings() if len(opened) == 1 else [event(1).model_dump_json().join(["id: 1\ndata: ", "\n\n"]).encode()]
+        yield httpx.Response(200, content=content)
+
+    assert [item["id"] for item in follow(connect, lambda after: after == 1)] == [1]
+    assert opened == [0, 0]
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_a_service_that_restarts_is_waited_for(
+    url: str, faults: Faults, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillroom.events.FIRST_PAUSE", 0.01)
+    faults.stream_cuts, faults.away = [1], [status] * 3
+    with Stillroom(url) as service:
+        assert service.wait(JOB)["status"] == "succeeded"
+    assert faults.away == []
 
 
 def test_silence_ends_in_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,6 +234,18 @@ def test_an_output_that_is_gone_is_made_again(house: House) -> None:
     assert house.job(first).status == "succeeded"
 
 
+def test_all_shards_wait_for_prompts_that_are_made_again(house: House) -> None:
+    job_id = house.submit(shards=3)
+    house.work_all(job_id, until="prompts")
+    lost = house.tasks(job_id, "prompts")[0].bundle
+    assert lost
+    house.blobs.delete(lost)
+    house.work(house.tasks(job_id, "generate")[0])
+    assert {task.status for task in house.tasks(job_id, "generate")} == {"waiting"}
+    house.work_all(job_id)
+    assert house.job(job_id).status == "succeeded"
+
+
 def test_a_deleted_dataset_is_said_clearly(sqlite_house: House) -> None:
     house = sqlite_house
     job_id = house.submit(dataset="ds_gone")
@@ -265,11 +277,11 @@ def test_trim_keeps_what_unfinished_jobs_need(sqlite_house: House) -> None:
     house.work_all(job_id, until="generate")
     needed = [house.settings.cache / str(house.tasks(job_id, "prompts")[0].bundle)]
     needed.append(house.settings.scratch / house.tasks(job_id, "distil")[0].key)
-    old = [house.settings.scratch / "old", house.settings.cache / "old"]
+    old = [root / "old" for root in (house.settings.scratch, house.settings.cache, house.settings.uploads)]
     young = house.settings.scratch / "young"
     for folder in (*needed, *old, young):
         folder.mkdir(parents=True, exist_ok=True)
     for folder in (*needed, *old):
         os.utime(folder, (1, 1))
-    assert trim(house.engine, house.settings) == 2
+    assert trim(house.engine, house.settings) == 3
     assert all(folder.is_dir() for folder in (*needed, young))
