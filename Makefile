@@ -69,8 +69,8 @@ bench-scale: setup  ## Generation with 1, 2 and 4 workers of the service against
 bench-simulated-job: setup  ## SIMULATION of jobs of 10^4, 10^5 and 10^6 images: rows, messages, files, memory
 	$(BIN)/python -m benchmarks.simulated_job
 
-bench-time-to-accuracy: setup  ## Seconds until the student is as good as it gets, for ours, online L2 and open_clip
-	$(BIN)/python -m benchmarks.time_to_accuracy
+bench-time-to-accuracy: setup  ## Seconds until the student is as good as it gets, for ours, online L2 and open_clip (DATA adds real photos)
+	$(BIN)/python -m benchmarks.time_to_accuracy $(if $(DATA),--data $(DATA))
 
 bench-smoke: setup  ## Every benchmark at a reduced size: are the ratios still the committed ones? (WRITE=1 writes new ones)
 	$(BIN)/python -m benchmarks.smoke $(if $(WRITE),--write)

@@ -22,7 +22,9 @@ from benchmarks.peers import online_l2_peer, open_clip_peer
 from distillation.corpus import Corpus
 from distillation.distilling import WEIGHTS, facts_of, load_recipe_teacher, resolve
 from distillation.embedding import Embedder
+from distillation.image_sets import real_images
 from distillation.plan import base_student
+from distillation.preprocess import embed, student_preprocess
 from distillation.prompts import zero_shot_prompts
 from distillation.recipe import Recipe
 from distillation.sampling_plan import image_seed
@@ -107,6 +109,24 @@ class Job:
         features = torch.cat([F.normalize(arm.tower(part).float(), dim=-1) for part in pixels.split(AT_ONCE)])
         arm.tower.train()
         return float(((features @ arm.head()).argmax(1) == labels).float().mean())
+
+    @torch.inference_mode()
+    def accuracy_on_photos(self, arm: Arm, photos: Path) -> float:
+        """The same on real photos.
+
+        Args:
+            photos: a dataset directory.
+        """
+        images, _ = real_images(photos, self.recipe.domain)
+        cfg = student_preprocess(self.teacher.preprocess_cfg, self.size)
+
+        def encode(pixels: Tensor) -> Tensor:
+            return F.normalize(arm.tower(pixels.to(self.teacher.device)).float(), dim=-1)
+
+        arm.tower.eval()
+        features = embed(encode, images, cfg, on_batch=lambda _count: None, on_halved=lambda _size: None)
+        arm.tower.train()
+        return float(((features @ arm.head().cpu().numpy()).argmax(1) == images.labels).mean())
 
     def fresh(self, number: int) -> tuple[Tensor, Tensor]:
         """Pixels of step ``number`` in new random views, and each image's caption."""

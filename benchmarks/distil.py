@@ -7,7 +7,8 @@ random weights. Arms:
 
 - `open_clip`: its `DistillClipLoss` step; student with a text tower of its own, teacher's both towers in every step.
 - `online L2`: the paper's loss, the teacher's image tower in every step.
-- `cached`: a DataLoader over JPEG files with stored features and bf16 autocast, as NVIDIA's clip-distillation.
+- `cached`: a DataLoader over JPEG files with stored features, bf16 autocast where that is faster, as NVIDIA's
+  clip-distillation.
 - `timm`, on CUDA only: the step of its `train.py` on labels.
 - `ours`: the product's step, whole: gather from the memory map, crop, flip, normalise, student, L2 against cached
   features, AdamW, averaged weights. On CUDA one graph, see `distillation.whole_step`.
@@ -15,9 +16,9 @@ random weights. Arms:
   the images seen as in `recipes/demo.yaml`), against as many bare steps.
 
 Peers come as they are by default and tuned (`benchmarks.peers`). open_clip's tuned precision is `pure_bf16` for all
-towers and the teacher: its bf16 autocast is slower than fp32 on a CPU. The tuned `cached` peer finds its images decoded
-in memory, the tuned `timm` is compiled. All but `cached` are handed normalised pixels and tokens for nothing, which
-favours them.
+towers and the teacher, where bf16 is faster at all: its bf16 autocast is slower than fp32 on a CPU. The tuned `cached`
+peer finds its images decoded in memory, the tuned `timm` is compiled. All but `cached` are handed normalised pixels and
+tokens for nothing, which favours them.
 
 The share of the matmul limit depends on the student and on the CPU: plain wide convolutions come near it, while half
 of a step of `hgnetv2_b0` or `shvit_s1` is normalisation and activations that wait for memory. It is small on CPUs
@@ -43,7 +44,7 @@ import typer
 from torch import Tensor, nn
 
 from benchmarks.distil_data import VIEWS, loaded, normalised, write_corpus
-from benchmarks.harness import Ratio, copy_rate, interleaved, matmul_flops, print_table, ratio, write_json
+from benchmarks.harness import Ratio, copy_rate, fastest_type, interleaved, matmul_flops, print_table, ratio, write_json
 from benchmarks.peers import Peer, cached_peer, in_bf16, online_l2_peer, open_clip_peer, timm_peer
 from distillation.corpus import Corpus
 from distillation.distilling import holdout_measurement
@@ -53,6 +54,7 @@ from distillation.trainer import TeacherFacts, Trainer
 from distillation.training import Length, train
 from models.losses import l2
 from models.students import build_student, count_macs, count_params, student_config
+from models.teachers import bf16_is_native
 
 TEACHER = "ViT-B-32"
 STEPS = {"cpu": 1, "cuda": 20}
@@ -103,7 +105,7 @@ def main(
         trainer, wanted = _trainer(tower, corpus, batch_size, facts)
         arms = _peers(tower, clip, corpus, batch_size, steps, facts)
         arms["ours"] = _bare(trainer, corpus, batch_size, steps)
-        flops, copied = matmul_flops(torch.bfloat16, device.type), 2 * copy_rate(device.type)
+        flops, copied = matmul_flops(fastest_type(device.type), device.type), 2 * copy_rate(device.type)
         seconds = interleaved(arms, rounds, device.type)
         loop = interleaved(
             {
@@ -113,7 +115,7 @@ def main(
             rounds,
             device.type,
         )
-        flops = max(flops, matmul_flops(torch.bfloat16, device.type))
+        flops = max(flops, matmul_flops(fastest_type(device.type), device.type))
     limits = {"matmul": flops / (6 * macs), "memory": copied / (BYTES_PER_ACTIVATION * activations)}
     limit = min(limits.values()) if device.type == "cuda" else limits["matmul"]
     rates = {name: steps * batch_size / statistics.median(values) for name, values in seconds.items()}
@@ -217,7 +219,9 @@ def _peers(
     device, config = corpus.device, facts.model_cfg
     pixels = normalised(corpus, batch_size, facts)
     tokens = torch.randint(1, 1000, (batch_size, config["text_cfg"]["context_length"]), device=device)
-    exact, rounded = clip, in_bf16(clip)
+    fast = bf16_is_native(device)
+    tuned_teacher = in_bf16(clip) if fast else copy.deepcopy(clip).to(memory_format=torch.channels_last)
+    tuned_type = torch.bfloat16 if fast else torch.float32
 
     def online(teacher: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         return lambda seen: teacher.encode_image(seen.to(dtype), normalize=True)  # type: ignore[operator]
@@ -231,18 +235,20 @@ def _peers(
 
     arms = {
         "open_clip": repeated(
-            open_clip_peer(config, exact, tuned=False, precision="fp32", device=device), pixels, tokens
+            open_clip_peer(config, clip, tuned=False, precision="fp32", device=device), pixels, tokens
         ),
         "open_clip, tuned": repeated(
-            open_clip_peer(config, rounded, tuned=True, precision="pure", device=device), in_bf16(pixels), tokens
+            open_clip_peer(config, tuned_teacher, tuned=True, precision="pure" if fast else "fp32", device=device),
+            pixels.to(tuned_type, memory_format=torch.channels_last),
+            tokens,
         ),
-        "online L2": repeated(online_l2_peer(tower, online(exact, torch.float32), tuned=False, device=device), pixels),
+        "online L2": repeated(online_l2_peer(tower, online(clip, torch.float32), tuned=False, device=device), pixels),
         "online L2, tuned": repeated(
-            online_l2_peer(tower, online(rounded, torch.bfloat16), tuned=True, device=device),
+            online_l2_peer(tower, online(tuned_teacher, tuned_type), tuned=True, device=device),
             pixels.contiguous(memory_format=torch.channels_last),
         ),
-        "cached": through_loader(cached_peer(tower, tuned=False, autocast=True, device=device), as_jpeg=True),
-        "cached, tuned": through_loader(cached_peer(tower, tuned=True, autocast=True, device=device), as_jpeg=False),
+        "cached": through_loader(cached_peer(tower, tuned=False, autocast=fast, device=device), as_jpeg=True),
+        "cached, tuned": through_loader(cached_peer(tower, tuned=True, autocast=fast, device=device), as_jpeg=False),
     }
     if device.type == "cuda":
         name = config["vision_cfg"]["timm_model_name"]

@@ -18,6 +18,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from models.teachers import bf16_is_native
+
 OUT = Path("build/bench")
 console = Console()
 VECTOR_UNITS = {"AMX": "amx_bf16", "AVX512-BF16": "avx512_bf16", "AVX512": "avx512_f", "AVX2": "avx2"}
@@ -46,6 +48,11 @@ def matmul_flops(dtype: torch.dtype, device: str = "cpu", *, side: int = 2048, s
         synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
+
+
+def fastest_type(device: str = "cpu") -> torch.dtype:
+    """In which matrix products are fastest here; bf16 that is emulated is hundreds of times slower than fp32."""
+    return torch.bfloat16 if bf16_is_native(torch.device(device)) else torch.float32
 
 
 def copy_rate(device: str = "cpu", *, size: int = 2**28, seconds: float = 1.0) -> float:

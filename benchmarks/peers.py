@@ -1,6 +1,7 @@
 """Other ways to train the same student, as their authors' code does it: a model, its optimiser and the loss of a batch.
 
-Each comes as it is by default (fp32, torch's plain AdamW) and tuned: channels-last memory, fused AdamW and bf16.
+Each comes as it is by default (fp32, torch's plain AdamW) and tuned: channels-last memory, fused AdamW, and bf16 where
+the machine multiplies it faster than fp32.
 Nothing here is ours but the loss functions; the arms of a benchmark feed it.
 """
 
@@ -21,6 +22,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from models.losses import l2
+from models.teachers import bf16_is_native
 
 Precision = Literal["fp32", "autocast", "pure"]
 """``autocast``: fp32 weights, bf16 inside; ``pure``: open_clip's ``pure_bf16``, weights in bf16 too."""
@@ -90,7 +92,7 @@ def online_l2_peer(
         teach: pixels to the teacher's normalised image features.
         settings: of the optimiser, instead of open_clip's.
     """
-    peer = cached_peer(tower, tuned=tuned, autocast=tuned, device=device, **settings)
+    peer = cached_peer(tower, tuned=tuned, autocast=tuned and bf16_is_native(device), device=device, **settings)
 
     def of(pixels: Tensor) -> Tensor:
         with torch.no_grad():
@@ -127,7 +129,7 @@ def timm_peer(
     run: Callable[[Tensor], Tensor] = torch.compile(model) if compiled else model
 
     def of(pixels: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=tuned):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=tuned and bf16_is_native(device)):
             return F.cross_entropy(run(_laid_out(pixels, tuned)), labels)
 
     return Peer(model, optimizer, of)

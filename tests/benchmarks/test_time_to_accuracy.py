@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import harness, time_to_accuracy
 from benchmarks.time_to_accuracy import seconds_to
+from tests.benchmarks.test_photos import write_data
 
 ARMS = {"open_clip", "open_clip, tuned", "online L2", "online L2, tuned", "ours"}
 
@@ -28,11 +29,13 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_race(tmp_path: Path, recipe: Path) -> None:
+    write_data(tmp_path)
     ratios = time_to_accuracy.main(
-        recipe, images_per_class=8, measured_per_class=8, epochs=1, batch_size=8, runs=2, threads=1
+        recipe, tmp_path, images_per_class=8, measured_per_class=8, epochs=1, batch_size=8, runs=2, threads=1
     )
     written = json.loads((tmp_path / "time_to_accuracy.json").read_text(encoding="utf-8"))
-    assert written["curves"].keys() == written["seconds"].keys() == ARMS
+    assert written["curves"].keys() == written["seconds"].keys() == written["on_photos"].keys() == ARMS
+    assert all(0 <= share <= 1 for shares in written["on_photos"].values() for share in shares)
     starts = {name: [curve[0] for curve in curves] for name, curves in written["curves"].items()}
     for name, curves in written["curves"].items():
         assert [len(curve) for curve in curves] == [4, 4]
