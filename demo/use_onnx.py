@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def load_image(path: Path, how: dict[str, Any]) -> NDArray[np.float32]:
     """One image as the encoder wants it, float32 (3, S, S); `how` is preprocess.json."""
     size, resample = how["size"], Image.Resampling[how["interpolation"].upper()]
-    image = Image.open(path).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     if how["resize_mode"] == "squash":
         image = image.resize((size, size), resample)
     elif image.size != (size, size):

@@ -156,13 +156,20 @@ class Corpus:
         size = sum(self.count * array[0].nbytes for array in self.shards[0])
         if size > DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
             return
-        parts: list[list[Tensor]] = [[], [], []]
+        first: Sequence[NDArray[Any]] = self.shards[0]
+        types = [torch.from_numpy(array[:0].copy()).dtype for array in first]
+        whole = [
+            torch.empty((self.count, *array.shape[1:]), dtype=dtype, device=self.device)
+            for array, dtype in zip(first, types, strict=True)
+        ]
+        start = 0
         for shard, part in zip(self.shards, _parts(self.rows, len(self.shards)), strict=True):
             rows = self.rows[part, 1]
             arrays: Sequence[NDArray[Any]] = shard
-            for kind, array in zip(parts, arrays, strict=True):
-                kind.append(torch.from_numpy(array[rows]).to(self.device))
-        self._resident = (torch.cat(parts[0]), torch.cat(parts[1]), torch.cat(parts[2]))
+            for tensor, array in zip(whole, arrays, strict=True):
+                tensor[start : start + len(rows)] = torch.from_numpy(array[rows])
+            start += len(rows)
+        self._resident = (whole[0], whole[1], whole[2])
 
 
 def _row_shape(array: NDArray[Any], kind: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from distillation.catalogue import Resolved, resolve_student
 from distillation.corpus import Corpus
 from distillation.mixed_corpus import MixedCorpus
-from distillation.plan import DEFAULT_EPOCHS, base_student, resolve_model
+from distillation.plan import DEFAULT_EPOCHS, base_student, batch_of, resolve_model
 from distillation.protocol import Reporter, Request, StageError, write_atomically
 from distillation.recipe import Recipe, Training
 from distillation.teachers import TeacherShape
@@ -59,8 +59,9 @@ def training_length(training: Training, images: int) -> Length:
     if training.minutes is not None:
         return Length(None, training.minutes * 60)
     epochs = training.epochs or DEFAULT_EPOCHS
-    steps = training.steps or max(1, round(images * epochs / training.batch_size))
-    return Length(steps * min(training.batch_size, max(2, images)))
+    batch_size = batch_of(training, images)
+    steps = training.steps or max(1, round(images * epochs / batch_size))
+    return Length(steps * batch_size)
 
 
 def distil_student(

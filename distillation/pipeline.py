@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -89,10 +90,11 @@ def _folder(task: StageTask, out: Path) -> Path:
 
 
 def _photos(name: str, out: Path) -> Path:
-    """The dataset directory of photos at a path; photos of another form are converted once."""
+    """The dataset directory of photos at a path; photos of another form are converted, again when they change."""
     if is_dataset(Path(name)):
         return Path(name).absolute()
-    folder = out / "datasets" / Path(name).stem
+    content = hashlib.sha256(dataset_fingerprint(name).encode()).hexdigest()[:12]
+    folder = out / "datasets" / f"{Path(name).stem}-{content}"
     if not is_dataset(folder):
         import_dataset(Path(name), folder)
     return folder
@@ -123,9 +125,12 @@ def _run_in_child(request: Request[Any], task: StageTask, on_event: Listener) ->
     child = StageProcess(request_file)
     try:
         for line in _lines(child):
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # a library's word, which the log of the terminal does not need
             if event["event"] == "error" and failure is silent:  # of several processes the first to fail knows why
-                failure = StageError(event["code"], event["message"], event["hint"], event["field"])
+                failure = StageError(event["code"], event["message"], event.get("hint", ""), event.get("field", ""))
             on_event(task, event)
     finally:
         child.close()

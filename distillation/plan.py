@@ -18,7 +18,7 @@ from braceexpand import braceexpand
 
 from distillation.catalogue import resolve_student
 from distillation.generator_recipe import GeneratorRecipe
-from distillation.recipe import Recipe
+from distillation.recipe import Recipe, Training
 from distillation.recipe_fields import is_local, is_trained
 from distillation.teachers import TeacherShape, teacher_shape
 
@@ -84,10 +84,19 @@ def recipe_teacher_shape(recipe: Recipe) -> TeacherShape:
 
 
 def fingerprint(model: str, kind: str, *details: str | None) -> str:
-    """What identifies a model's weights: a hash of the files, or the hub id with its pinned revision or tag."""
+    """What identifies a model's weights: a hash of the files, or the hub id with its pinned revision or tag.
+
+    Args:
+        details: what belongs to it, each a name of its own or a path, whose files are hashed.
+    """
+    given = [_content(detail) if is_local(detail) else detail for detail in details if detail]
     folder = model_folder(model, kind)
-    if folder is None:
-        return "@".join([model, *(detail for detail in details if detail)])
+    return "@".join([model if folder is None else _content(str(folder)), *given])
+
+
+def _content(path: str) -> str:
+    """A hash of a file or of all files of a folder."""
+    folder = Path(path)
     if folder.is_file():
         return _file_fingerprint(folder, folder.stat().st_mtime_ns)
     if not folder.is_dir():
@@ -114,9 +123,10 @@ def plan(recipe: Recipe, fingerprint_of: Callable[[str], str]) -> list[StageTask
     """
     domain, data, training = recipe.domain, recipe.data, recipe.training
     teacher = fingerprint(recipe.teacher.model, "teacher", recipe.teacher.pretrained, recipe.teacher.revision)
-    generator = fingerprint(data.generator.model, "generator", data.generator.revision, data.generator.lora)
+    parts = (data.generator.revision, data.generator.lora, data.generator.decoder)
+    generator = fingerprint(data.generator.model, "generator", *parts)
     if is_trained(data.generator.model):
-        generator = "@".join([fingerprint_of(data.generator.model), data.generator.lora or ""])
+        generator = fingerprint(fingerprint_of(data.generator.model), "generator", *parts)
     classes = [item.model_dump(mode="json") for item in domain.classes]
 
     prompts = _digest(["prompts", classes, domain.superclass, data.prompts.model_dump(mode="json"), data.seed])
@@ -188,7 +198,12 @@ def step_count(recipe: Recipe) -> int | None:
     if training.steps is not None:
         return training.steps
     images = image_count(recipe) * (1 - recipe.data.holdout) / (1 - training.mix)
-    return max(1, round(images * (training.epochs or DEFAULT_EPOCHS) / training.batch_size))
+    return max(1, round(images * (training.epochs or DEFAULT_EPOCHS) / batch_of(training, int(images))))
+
+
+def batch_of(training: Training, images: int) -> int:
+    """Images of a batch, where there are no more than ``images`` to train on."""
+    return min(training.batch_size, max(2, images))
 
 
 def base_student(recipe: Recipe) -> Path | None:

@@ -174,7 +174,9 @@ def write_manifest(request: Request[Any], summary: dict[str, Any], seconds: floa
     files = [
         {"name": path.relative_to(request.out).as_posix(), "sha256": file_sha256(path), "size": path.stat().st_size}
         for path in sorted(request.out.rglob("*"))
-        if path.is_file() and path.name not in {"manifest.json", "request.json"} and "checkpoints" not in path.parts
+        if path.is_file()
+        and path.name not in {"manifest.json", "request.json"}
+        and path.relative_to(request.out).parts[0] != "checkpoints"
     ]
     content = {
         "stage": request.stage,

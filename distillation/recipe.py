@@ -33,7 +33,12 @@ class ClassSpec(Section):
 
     name: str = Field(min_length=1, max_length=120, description="The name used in prompts and in the results.")
     synonyms: tuple[str, ...] = Field((), description="Other names; averaged into the zero-shot head.")
-    description: str = Field("", max_length=500, description="A few words that set the class apart, used in prompts.")
+    description: str = Field(
+        "",
+        max_length=500,
+        description="A few words that set the class apart: for prompts whose template has `{description}`, and for the "
+        "language model. The teacher never sees them; it judges by name, synonyms and `domain.templates`.",
+    )
 
 
 def named_classes(value: Any) -> Any:
@@ -68,12 +73,19 @@ class Domain(Section):
     """What the student must recognise, in words."""
 
     name: str = Field(min_length=1, max_length=80, description="The domain's name, for people.")
-    superclass: str = Field("", max_length=80, description="What all classes are ('food', 'vehicle'); used in prompts.")
+    superclass: str = Field(
+        "",
+        max_length=80,
+        description="What all classes are ('food', 'vehicle'): for prompts whose template has `{superclass}`.",
+    )
     classes: tuple[ClassSpec, ...] = Field(
         description="The classes: names, or objects with `name`, `synonyms`, `description`. 2 to 5,000."
     )
     templates: tuple[str, ...] = Field(
-        ("a photo of a {}",), min_length=1, description="Evaluation prompts; `{}` stands for the class name."
+        ("a photo of a {}",),
+        min_length=1,
+        description="By which the teacher judges images, in the filter and in every score; `{}` stands for the class "
+        "name. A superclass is not added by itself: `a photo of a {}, a type of tool.`",
     )
 
     @field_validator("classes", mode="before")
@@ -117,7 +129,12 @@ class Student(Section):
     )
     architecture: str | None = Field(None, description="Any timm architecture, by name.")
     image_size: int | None = Field(None, ge=32, le=1024, description="Input side in pixels (default: catalogue's).")
-    init: Literal["base", "scratch"] = Field("base", description="Start from a base student where there is one.")
+    init: Literal["base", "scratch"] = Field(
+        "base",
+        description="`base`: with the starter teacher, start from a shipped base student of this architecture. With "
+        "any other teacher there is none, and training starts from random weights; `training.agnostic` gives a better "
+        "start.",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -142,6 +159,16 @@ class Teacher(Section):
     pretrained: str | None = Field(None, description="open_clip weight tag (`datacomp_xl_s13b_b90k`) or a file.")
     revision: str | None = Field(None, description="Commit of a hub model; required for `hf-hub:`.")
     licence: str = Field("", description="The weights' licence, repeated on the model card.")
+
+    @field_validator("model")
+    @classmethod
+    def _as_open_clip_names_it(cls, value: str) -> str:
+        return value if ":" in value or is_local(value) else value.replace("/", "-")
+
+    @property
+    def title(self) -> str:
+        """For people: the model and its weights."""
+        return self.model + (f"/{self.pretrained}" if self.pretrained else "")
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
@@ -193,14 +220,14 @@ class Training(Section):
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
     epochs: float | None = Field(None, gt=0, le=MAX_EPOCHS, description="Passes over the training images (default 20).")
-    steps: int | None = Field(None, gt=0, le=MAX_STEPS)
+    steps: int | None = Field(None, gt=0, le=MAX_STEPS, description="Optimiser steps.")
     minutes: float | None = Field(
         None, gt=0, le=MAX_MINUTES, description="A time budget; the schedule is fitted to it."
     )
     batch_size: int = Field(128, ge=2, le=65536, description="Halved and retried when memory runs out.")
     views: int = Field(4, ge=1, le=64, description="Random crops cached for each image; the student sees these.")
     crop_scale: tuple[float, float] = Field((0.5, 1.0), description="Area of the crops, as a share of the image.")
-    flip: bool = True
+    flip: bool = Field(True, description="Mirror half of the crops; switch off where left and right matter.")
     ema: float | None = Field(0.998, gt=0, lt=1, description="Decay of the averaged weights; null: none.")
     checkpoint_seconds: float = Field(60, gt=0, le=86_400, description="Seconds between checkpoints.")
     agnostic: Agnostic | None = None
@@ -245,7 +272,11 @@ class Exports(Section):
     """Files beside the open_clip directory, which is always made."""
 
     onnx: bool = True
-    int8: bool = Field(True, description="Kept only if it passes its parity gate.")
+    int8: bool = Field(
+        True,
+        description="Kept only if, on held-out images, the mean cosine with fp32 is at least 0.99 and top-1 falls by "
+        "at most half a point; else the report says why.",
+    )
     torchscript: bool = False
 
 

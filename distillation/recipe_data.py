@@ -23,11 +23,14 @@ class Generator(Section):
     decoder: str | None = Field(
         None,
         description="A tiny decoder (AutoencoderTiny: `madebyollin/taesd@COMMIT`, or a directory) in place of the "
-        "pipeline's own. With few steps decoding is most of the work. What it costs students has not been measured.",
+        "pipeline's own. With few steps decoding is most of the work. What it costs students: `docs/performance.md`.",
     )
     steps: int = Field(8, ge=1, le=200, description="Sampling steps; `starter` and trained generators draw in one.")
     guidance: float = Field(
-        3.0, ge=0, le=30, description="Classifier-free guidance scale; 1 or less is off, as where one step draws."
+        3.0,
+        ge=0,
+        le=30,
+        description="Classifier-free guidance scale; 1 or less switches it off. Few-step models (LCM, Turbo) want 0.",
     )
     size: int | None = Field(
         None, ge=32, le=2048, multiple_of=8, description="Image side in pixels (default: the pipeline's own)."
@@ -39,23 +42,24 @@ class Generator(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_step(cls, given: Any) -> Any:
-        if isinstance(given, dict) and _draws_in_one_step(given.get("model", "starter")):
+        if isinstance(given, dict) and draws_in_one_step(given.get("model", "starter")):
             return {"steps": 1, "guidance": 0.0, **given}
         return given
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
-        if not (_draws_in_one_step(self.model) or is_local(self.model) or self.revision):
+        if not (draws_in_one_step(self.model) or is_local(self.model) or self.revision):
             message = "a hub pipeline needs `revision`, the commit to pin (a directory starts with / or .)"
             raise located(("revision",), message)
         if self.decoder and not (is_local(self.decoder) or "@" in self.decoder):
             raise located(("decoder",), "a hub decoder needs its commit: org/name@commit")
-        if _draws_in_one_step(self.model) and (self.steps > 1 or self.guidance > 1):
+        if draws_in_one_step(self.model) and (self.steps > 1 or self.guidance > 1):
             raise ValueError(f"{self.model} draws in one step without guidance: leave `steps`, `guidance` out")
         return self
 
 
-def _draws_in_one_step(model: Any) -> bool:
+def draws_in_one_step(model: Any) -> bool:
+    """Whether it is the starter generator or one that a service has trained on photos."""
     return model == "starter" or (isinstance(model, str) and is_trained(model))
 
 
@@ -135,7 +139,13 @@ class Data(Section):
     """The synthetic images."""
 
     generator: Generator = Generator()  # type: ignore[call-arg]
-    images_per_class: int = Field(150, ge=2, le=1_000_000, description="Images kept of each class.")
+    images_per_class: int = Field(
+        150,
+        ge=2,
+        le=1_000_000,
+        description="Images wanted of each class. One that is refused `filter.max_attempts` times is left out, with a "
+        "warning; a class that loses more than half of its images in a task fails the job.",
+    )
     holdout: float = Field(0.1, gt=0, lt=1, description="Share held out of training, for the synthetic score.")
     prompts: Prompts = Prompts()  # type: ignore[call-arg]
     filter: Filter = Filter()  # type: ignore[call-arg]

@@ -140,7 +140,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self._update_average(decay)
-        return loss.detach()
+        return loss.detach().clone()  # the memory of a compiled loss is its next call's
 
     def _replayed(self, batch: TrainingBatch, seed: int, lr: float, decay: float) -> Tensor:
         """:meth:`_update` as one CUDA graph, from the second batch of a shape on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from models.memory import is_out_of_memory
 
 CURVE_POINTS = 100
 MEASUREMENTS = 4
+STEPS_AHEAD = 2
 SMALLEST_BATCH = 2
 """Batch normalisation needs two images."""
 
@@ -99,6 +101,7 @@ def train(
         )
     measured = int(MEASUREMENTS * progress.done(length))
     losses: list[torch.Tensor] = []
+    ahead: deque[torch.cuda.Event] = deque()
     last_save = time.monotonic()
     while (done := progress.done(length)) < 1:
         if largest(report.stop_requested):
@@ -118,6 +121,8 @@ def train(
             # Outside the handler, where the exception no longer holds the tensors of the failed step.
             _halve(progress, failed, report)
             continue
+        if corpus.device.type == "cuda":
+            _keep_pace(ahead)
         progress.step += 1
         progress.seen += progress.batch_size
         progress.seconds = largest(progress.seconds + time.monotonic() - began)
@@ -135,6 +140,15 @@ def train(
         _write_curve(progress, out)
     last = {name: value for name, value in progress.curve[-1].items() if name not in ("step", "lr")}
     return {"steps": progress.step, "images_per_s": round(progress.seen / progress.seconds, 2), **last}
+
+
+def _keep_pace(ahead: deque[torch.cuda.Event]) -> None:
+    """Wait until the GPU is at most ``STEPS_AHEAD`` steps behind: the clock counts its work, and batches sent to it do
+    not pile up."""
+    ahead.append(torch.cuda.Event())
+    ahead[-1].record()
+    if len(ahead) > STEPS_AHEAD:
+        ahead.popleft().synchronize()
 
 
 def _metrics(progress: Progress) -> dict[str, float]:

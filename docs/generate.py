@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -69,9 +70,7 @@ def _summary(inner: list[type[Section]]) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    text = str(field.annotation) if not isinstance(field.annotation, type) else field.annotation.__name__
-    for noise in ("distillation.recipe.", "distillation.recipe_data.", "typing.", "annotated_types."):
-        text = text.replace(noise, "")
+    text = _written(field.annotation)
     limits = ", ".join(
         f"{words} {getattr(item, name)}"
         for item in field.metadata
@@ -79,6 +78,20 @@ def _type(field: FieldInfo) -> str:
         if hasattr(item, name)
     )
     return f"`{text}`".replace("|", "\\|") + (f" ({limits})" if limits else "")
+
+
+def _written(annotation: Any) -> str:
+    """A type as one writes it, without the limits that are annotated to its parts."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _written(parts[0])
+    if origin is Literal:
+        return " | ".join(map(repr, parts))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_written, parts))
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(map(_written, parts))}]"
+    return "..." if annotation is Ellipsis else "None" if annotation is NoneType else annotation.__name__
 
 
 def _default(field: FieldInfo) -> str:
@@ -89,7 +102,7 @@ def _default(field: FieldInfo) -> str:
     text = str(field.default).replace("|", "\\|")
     if text in ("", "()", "{}"):
         return "none"
-    return f"`{text}`" if len(text) <= 80 else "see the schema"
+    return f"`{text}`" if len(text) <= 80 else "`python -m distillation schema` shows it"
 
 
 def operations() -> str:

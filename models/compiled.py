@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch._dynamo
 from diffusers import DiffusionPipeline
 from torch import nn
 
 BACKEND = "inductor"
+VARIANTS = 64
 RESIDUAL_BLOCK = "ResnetBlock2D"
 """Repeated in every UNet; diffusers' own lists name the transformer blocks only."""
 
@@ -24,6 +26,8 @@ def compile_pipeline(pipeline: DiffusionPipeline) -> list[nn.Module]:
     decoder = getattr(getattr(pipeline, "vae", None), "decoder", None)
     if isinstance(decoder, nn.Module):
         modules.append(decoder)
+    # One count for all modules of a network, each shape a variant: eight, the default, end half-way down a UNet.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     for module in modules:
         module.compile(backend=BACKEND)
     return modules

@@ -17,7 +17,8 @@ def speed_up_bf16(module: nn.Module) -> None:
     HGNet's affine scalars, one-element vectors that would make every activation fp32, take part as true scalars.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
+        # Only plain ones: others, such as those of TensorFlow's SAME padding, do more in their own forward.
+        if type(layer) is nn.Conv2d and layer.groups == layer.in_channels > 1:
             layer.forward = MethodType(_depthwise_in_fp32, layer)  # type: ignore[method-assign]
         elif isinstance(layer, LearnableAffineBlock):
             layer.forward = MethodType(_affine_by_scalars, layer)

@@ -225,7 +225,9 @@ def _builtin_config(model: str, pretrained: str | None) -> dict[str, Any]:
             "weights_missing", f"open_clip knows no model {model!r}", f"close matches: {near}", "teacher.model"
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
-    if pretrained not in tags and not (pretrained and Path(pretrained).is_file()):
+    # As open_clip compares them.
+    is_tag = (pretrained or "").lower().replace("-", "_") in {tag.lower().replace("-", "_") for tag in tags}
+    if not is_tag and not (pretrained and Path(pretrained).is_file()):
         near = difflib.get_close_matches(pretrained or "", tags, 3, 0.3) or tags[:5]
         raise ModelError(
             "weights_missing",
@@ -233,7 +235,7 @@ def _builtin_config(model: str, pretrained: str | None) -> dict[str, Any]:
             f"known tags: {near}",
             "teacher.pretrained",
         )
-    if pretrained not in tags and not str(pretrained).endswith(".safetensors"):
+    if not is_tag and not str(pretrained).endswith(".safetensors"):
         raise ModelError(
             "weights_missing",
             f"{pretrained} is not a safetensors file; pickled weights are not read",

@@ -44,8 +44,9 @@ def sweep(
         content = read_recipe(recipe)
         if dataset is not None:
             content = changed(content, "evaluation", "dataset", dataset)
-        entries = plan_sweep(session.service, content, fewer)
-        announce(session, entries)
+        default = fewer == PERCENTS
+        entries = plan_sweep(session.service, content, fewer, may_leave_out=default)
+        announce(session, entries, fewer)
         jobs = [session.service.submit(entry.recipe, name=job_name(entry)) for entry in entries]
         if wait:
             jobs = [wait_for_one(session, entry, job) for entry, job in zip(entries, jobs, strict=True)]
@@ -57,8 +58,12 @@ def sweep(
             raise typer.Exit(JOB_FAILED)
 
 
-def announce(session: Session, entries: Sequence[Entry]) -> None:
-    """Say which percentages meet in one student, or that nobody can know yet."""
+def announce(session: Session, entries: Sequence[Entry], asked: Sequence[float]) -> None:
+    """Say which percentages meet in one student or are left out, or that nobody can know yet."""
+    covered = {percent for entry in entries for percent in entry.percents}
+    if left_out := [percent for percent in asked if percent not in covered]:
+        names = " and ".join(f"{value:g} %" for value in left_out)
+        session.say(f"No student of the catalogue has {names} fewer parameters than this teacher: left out.")
     if any(entry.student is None for entry in entries):
         session.say(
             "The size of the teacher's image tower is known once a worker has loaded it: students are chosen then, "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from stillroom.client import Stillroom
+from stillroom.errors import Invalid
 from stillroom.recipes import changed
 from stillroom.schemas import Job
 
@@ -52,11 +53,14 @@ class Entry:
     student: dict[str, Any] | None
 
 
-def plan_sweep(service: Stillroom, recipe: dict[str, Any], percents: Iterable[float]) -> list[Entry]:
+def plan_sweep(
+    service: Stillroom, recipe: dict[str, Any], percents: Iterable[float], *, may_leave_out: bool = False
+) -> list[Entry]:
     """The students that percentages ask for, from large to small; each is there once. Nothing is queued.
 
     Args:
         percents: parameters fewer than the teacher's image tower has, in per cent.
+        may_leave_out: end with the smallest student that there is, where some percentages want a smaller one.
 
     Raises:
         Invalid: the recipe is not valid, or no student is that small.
@@ -64,7 +68,12 @@ def plan_sweep(service: Stillroom, recipe: dict[str, Any], percents: Iterable[fl
     entries: dict[Any, Entry] = {}
     for percent in sorted(set(percents)):
         wanted = changed(recipe, "student", "fewer_params", percent)
-        answer = service.estimate(wanted)
+        try:
+            answer = service.estimate(wanted)
+        except Invalid as error:
+            if may_leave_out and entries and {item.field for item in error.fields} == {"student.fewer_params"}:
+                break  # larger percentages want still smaller ones
+            raise
         teacher, student = answer["teacher"], answer["student"] if answer["teacher"]["known"] else None
         key = (student["architecture"], student["image_size"]) if student else percent
         earlier = entries[key].percents if key in entries else []

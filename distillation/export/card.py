@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from distillation.export.card_snippets import ONNX_SNIPPET, ONNX_SQUASH_SNIPPET, OPEN_CLIP_SNIPPET
 from distillation.plan import model_folder
 from distillation.recipe import Recipe
+from distillation.recipe_data import draws_in_one_step
 from distillation.recipe_fields import slug
 
 SAMPLE_PROMPTS = 8
@@ -19,6 +20,11 @@ STARTS = {
     "scratch": "random weights",
     "base": "a base student distilled from the same teacher",
     "agnostic": "a domain-agnostic phase on unlabelled natural images",
+}
+SEEN = {
+    "scratch": "It has seen no photo.",
+    "base": "It began as a base student, which had seen unlabelled photos of many things.",
+    "agnostic": "Before that it saw unlabelled photos, in a domain-agnostic phase.",
 }
 UNSTATED = "not stated in the recipe; look it up before you share this encoder"
 
@@ -101,11 +107,23 @@ def _introduction(recipe: Recipe, report: dict[str, Any]) -> str:
     return (
         f"# {recipe.domain.name}: a small image encoder\n\n"
         f"`{student['architecture']}` at {student['image_size']} pixels, distilled from the CLIP model "
-        f"`{teacher['model']}` on {report['generation']['images']:,} synthetic images; no photo of the domain was used "
-        "for training. It keeps the teacher's text tower unchanged, so any text can be compared with an image; outside "
-        f"its {report['classes']} classes nothing was measured.\n\n"
+        f"`{teacher['model']}` on {report['generation']['images']:,} synthetic images. "
+        f"{_photos_seen(recipe, student['init'])} It keeps the teacher's text tower unchanged, so any text can be "
+        f"compared with an image; outside its {report['classes']} classes nothing was measured.\n\n"
         f"Classes: {names}{f', and {more} more' if more > 0 else ''} (all in `labels.json`).\n"
     )
+
+
+def _photos_seen(recipe: Recipe, init: str) -> str:
+    """What was learnt from photos."""
+    generator = recipe.data.generator.model
+    drawn = " Its generator has learnt from photos of the classes." if draws_in_one_step(generator) else ""
+    return SEEN[init] + drawn
+
+
+def stated_revision(stated: str | None, tag: str | None = None) -> str:
+    """Which weights a model has: a hub's commit, open_clip's tag, or those of a folder."""
+    return f"revision {stated}" if stated else f"weights `{tag}`" if tag else "local weights"
 
 
 def _percent(value: float | None) -> str:
@@ -167,9 +185,9 @@ def _origin(recipe: Recipe, report: dict[str, Any], prompts: list[str]) -> str:
     rows = [
         "## What it was made from",
         "",
-        f"- Teacher: `{report['teacher']['model']}`, revision {teacher.revision or 'of the local weights'}. "
+        f"- Teacher: `{teacher.model}`, {stated_revision(teacher.revision, teacher.pretrained)}. "
         f"Licence: {stated_licence(teacher.licence, teacher.model, 'teacher')}.",
-        f"- Generator: `{generator.model}`, revision {generator.revision or 'of the local weights'}, "
+        f"- Generator: `{generator.model}`, {stated_revision(generator.revision)}, "
         f"{generator.steps} steps, guidance {generator.guidance:g}. "
         f"Licence: {stated_licence(generator.licence, generator.model, 'generator')}.",
         f"- Images: {report['generation']['images']:,} kept, {dropped:,} dropped by the quality filter. The teacher "

@@ -6,14 +6,15 @@ OPEN_CLIP_SNIPPET = """\
 import json
 import open_clip
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:.")
 tokenizer = open_clip.get_tokenizer("local-dir:.")
 model.eval()
 domain = json.load(open("labels.json", encoding="utf-8"))
 with torch.inference_mode():
-    image = model.encode_image(preprocess(Image.open("photo.jpg")).unsqueeze(0), normalize=True)
+    photo = ImageOps.exif_transpose(Image.open("photo.jpg"))  # phones turn pictures by a note in the file
+    image = model.encode_image(preprocess(photo).unsqueeze(0), normalize=True)
     means = [model.encode_text(tokenizer(prompts), normalize=True).mean(0) for prompts in domain["prompts"]]
     head = torch.nn.functional.normalize(torch.stack(means), dim=-1)
     probabilities = (model.logit_scale.exp() * image @ head.T).softmax(dim=-1)[0]
@@ -24,11 +25,11 @@ _ONNX_HEAD = """\
 import json
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 labels = json.load(open("labels.json", encoding="utf-8"))["labels"]
 cfg = json.load(open("preprocess.json", encoding="utf-8"))
-image = Image.open("photo.jpg").convert("RGB")
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 """
 
 _ONNX_TAIL = """\

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from distillation.export.card import stated_licence
+from distillation.export.card import stated_licence, stated_revision
 from distillation.generator_recipe import GeneratorRecipe
 from distillation.recipe import Domain
 from distillation.recipe_fields import slug
@@ -23,12 +23,13 @@ image = pipeline("a photo of a {name}", num_inference_steps=1, guidance_scale=0.
 
 
 def write_card(folder: Path, recipe: GeneratorRecipe, domain: Domain, report: dict[str, Any]) -> None:
-    """Write ``README.md`` with hub metadata; the licence in it is that of the photos."""
+    """Write ``README.md`` with hub metadata; the licence in it is of the photos and of the teacher, who bind alike."""
     licence = recipe.licence or UNSTATED
+    teachers = stated_licence(recipe.teacher.licence, recipe.teacher.model, "teacher")
     data = ModelCardData(
         language="en",
         license="other",
-        license_name=licence,
+        license_name=f"photos: {licence}; teacher: {teachers}",
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=["one-step", "conditional-vae-gan", slug(recipe.name)],
@@ -94,7 +95,7 @@ def _origin(recipe: GeneratorRecipe, report: dict[str, Any], licence: str) -> st
         "## What it was made from",
         "",
         f"- Photos: their licence: {licence}. What they forbid, these weights may not be used for either.",
-        f"- Teacher: `{recipe.teacher.model}`, revision {recipe.teacher.revision or 'of the local weights'}. "
+        f"- Teacher: `{recipe.teacher.model}`, {stated_revision(recipe.teacher.revision, recipe.teacher.pretrained)}. "
         f"Licence: {stated_licence(recipe.teacher.licence, recipe.teacher.model, 'teacher')}.",
         f"- Training: {training['steps']:,} steps of {recipe.batch_size} images, {training['seconds']:,} seconds, seed "
         f"{recipe.seed}; conditional variational autoencoder (arXiv 1312.6114, 1512.09300) on the teacher's features, "

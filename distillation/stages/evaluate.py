@@ -133,7 +133,7 @@ def _models(request: Request, teacher: TeacherModel) -> dict[str, Any]:
         "domain": recipe.domain.name,
         "classes": len(recipe.domain.classes),
         "teacher": {
-            "model": recipe.teacher.model + (f"/{recipe.teacher.pretrained}" if recipe.teacher.pretrained else ""),
+            "model": recipe.teacher.title,
             "params_image_tower": teacher.params_image_tower,
             "params_total": teacher.params_total,
         },

@@ -45,6 +45,10 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     shutil.rmtree(encoder, ignore_errors=True)
     encoder.mkdir(parents=True)
     content = json.loads((request.inputs["evaluate"][0] / "report.json").read_text(encoding="utf-8"))
+    # A measurement that another job had made carries that job's names.
+    content["domain"], content["teacher"]["model"] = recipe.domain.name, recipe.teacher.title
+    if content["real"] and recipe.evaluation.dataset:
+        content["real"]["dataset"] = Path(recipe.evaluation.dataset).name
     progress = _Steps(report)
 
     teacher = load_recipe_teacher(recipe, torch.device("cpu"))

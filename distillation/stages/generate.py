@@ -195,8 +195,9 @@ def _check_classes(rows: list[Row], progress: Progress, report: Reporter) -> Non
         raise StageError(
             "too_many_dropped",
             f"too few usable images of {listed}",
-            "the generator cannot draw these classes or the teacher does not know them: rename or describe them, add "
-            "synonyms, raise data.filter.max_attempts, or set data.filter.teacher_agrees to false",
+            "the generator cannot draw these classes or the teacher does not know them: rename them, add synonyms, "
+            "describe them in prompts ({description} in data.prompts.template), raise data.filter.max_attempts, or set "
+            "data.filter.teacher_agrees to false",
             "domain.classes",
         )
     if short:

@@ -199,6 +199,20 @@ def test_nothing_is_queued_where_one_percentage_is_impossible(
     assert service.http.get("/v1/jobs").json()["data"] == []
 
 
+def test_the_usual_percentages_end_with_the_smallest_student(run: Run, service: Service, tmp_path: Path) -> None:
+    """Beside a ViT-B/32 no student of the full tier is 97 % smaller."""
+    path = tmp_path / "recipe.json"
+    teacher = {"model": "ViT-B-32", "pretrained": "datacomp_xl_s13b_b90k"}
+    path.write_text(json.dumps(recipe(teacher=teacher, student={"size": "s"})))
+    done = run(str(service.http.base_url), "sweep", path, "--json")
+    assert done.exit_code == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert sorted(percent for row in rows for percent in row["fewer_params"]) == [70, 80, 90, 92, 95]
+    assert "has 97 % fewer parameters than this teacher: left out" in plain(done.stderr)
+    asked = run(str(service.http.base_url), "sweep", path, *fewer(70, 97))
+    assert asked.exit_code == 2 and "no student is that small" in plain(asked.stderr)
+
+
 def test_real_photos_are_named_beside_the_recipe(run: Run, service: Service, recipe_file: Path) -> None:
     done = run(str(service.http.base_url), "sweep", recipe_file, "--dataset", "ds_none")
     assert done.exit_code == 2 and "evaluation.dataset there is no dataset 'ds_none'" in plain(done.stderr)

@@ -224,7 +224,9 @@ def test_examples_of_the_card_run_as_they_stand(
     shutil.copytree(exported[0], tmp_path / "encoder")
     monkeypatch.chdir(tmp_path / "encoder")
     image = Image.fromarray(coloured_images(5, 300)[0][1]).crop((0, 0, 300, 220))
-    image.save("photo.jpg")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # as phones note that a picture is to be turned
+    image.save("photo.jpg", exif=turned)
     snippets = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
     assert len(snippets) == 2
     answers = []
@@ -244,6 +246,21 @@ def test_only_the_open_clip_folder(tmp_path: Path, stages: tuple[Any, dict[str, 
     assert not [name for name in summary["files"] if "onnx" in name or "torchscript" in name]
     assert report["latency"] == [] and report["int8"]["reason"] == "not asked for"
     assert "onnxruntime.InferenceSession" not in (tmp_path / "encoder" / "README.md").read_text()
+
+
+def test_a_measurement_made_for_another_job_gets_this_ones_names(
+    tmp_path: Path, stages: tuple[Any, dict[str, list[Path]]]
+) -> None:
+    wanted, inputs = stages
+    shutil.copytree(inputs["evaluate"][0], tmp_path / "evaluated")
+    report = json.loads((tmp_path / "evaluated" / "report.json").read_text())
+    report["domain"], report["teacher"]["model"] = "another's", "elsewhere"
+    (tmp_path / "evaluated" / "report.json").write_text(json.dumps(report))
+    exports = wanted.exports.model_copy(update={"onnx": False, "torchscript": False})
+    given = {**inputs, "evaluate": [tmp_path / "evaluated"]}
+    run_stage(export, "export", wanted.model_copy(update={"exports": exports}), given, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["domain"], report["teacher"]["model"]) == (wanted.domain.name, wanted.teacher.model)
 
 
 def test_a_stop_is_noticed(tmp_path: Path, stages: tuple[Any, dict[str, list[Path]]]) -> None:

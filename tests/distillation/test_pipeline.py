@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,39 @@ import pytest
 from typer.testing import CliRunner
 
 from distillation.__main__ import app
-from distillation.pipeline import run_recipe
+from distillation.datasets import read_info
+from distillation.pipeline import _photos, run_recipe
+from distillation.protocol import Reporter, Request, is_whole
 from distillation.recipe import Recipe
-from tests.distillation.photo_builders import photo, write_tar
+from distillation.runner import run_stage
+from tests.distillation.photo_builders import photo, write_tar, write_zip
 from tests.distillation.stage_folders import NAMES
 
 pytestmark = pytest.mark.usefixtures("preloaded_stages")
+
+
+def test_photos_of_one_name_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """Two data sets called alike, and one that has changed since it was converted."""
+    out = tmp_path / "out"
+    found = []
+    for folder, count in (("cats", 3), ("dogs", 4), ("dogs", 5)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        members = {f"{name}/{i}.jpg": photo((40 * i, 20, 60)) for name in NAMES for i in range(count)}
+        source = write_zip(tmp_path / folder / "val.zip", members)
+        found.append(_photos(str(source), out))
+        assert read_info(found[-1]).images == count * len(NAMES)
+        assert _photos(str(source), out) == found[-1]
+    assert len(set(found)) == 3
+
+
+def test_a_folder_of_any_name_has_a_whole_manifest(tmp_path: Path) -> None:
+    out = tmp_path / "checkpoints" / "out"
+    out.mkdir(parents=True)
+    recipe = Recipe.model_validate({"domain": {"name": "d", "classes": list(NAMES)}})
+    run_stage(Request("prompts", 0, "0" * 64, recipe, {}, out), Reporter(io.StringIO()))
+    assert is_whole(out)
+    (out / "prompts.json").unlink()
+    assert not is_whole(out)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +61,24 @@ def test_embedded_photos_are_an_input_where_they_are_mixed_in(share: float, need
 def test_an_epoch_shows_every_synthetic_image_however_many_photos_there_are() -> None:
     alone, half = step_count(mixed(0)), step_count(mixed(0.5))
     assert alone and half == 2 * alone
+
+
+def test_few_images_are_passed_over_as_often_as_many() -> None:
+    few = {"domain": {"name": "d", "classes": ["lemon", "pizza"]}, "data": {"images_per_class": 20}}
+    assert step_count(Recipe.model_validate({**few, "training": {"epochs": 20, "batch_size": 128}})) == 20
+    assert step_count(Recipe.model_validate({**few, "training": {"epochs": 20, "batch_size": 18}})) == 40
+
+
+@pytest.mark.parametrize("part", ["lora", "decoder", "pretrained"])
+def test_weights_at_a_path_are_known_by_their_content(part: str, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    changes: dict[str, Any] = {
+        "data": {"generator": {"model": str(tmp_path / "pipeline"), "steps": 1, part: str(weights)}}
+    }
+    if part == "pretrained":
+        changes = {"teacher": {"model": "ViT-B-32", "pretrained": str(weights)}}
+    found = []
+    for content in (b"one", b"another"):
+        weights.write_bytes(content)
+        found.append(keys(**changes))
+    assert found[0]["prompts"] == found[1]["prompts"] and found[0]["generate"] != found[1]["generate"]

@@ -20,7 +20,7 @@ def outputs_and_gradients(model: torch.nn.Module, *, autocast: bool) -> tuple[to
     return features.float(), [p.grad for p in model.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("architecture", ["lcnet_035", "hgnetv2_b0"])
+@pytest.mark.parametrize("architecture", ["lcnet_035", "hgnetv2_b0", "tf_mobilenetv3_small_minimal_100"])
 def test_same_outputs_and_gradients(architecture: str) -> None:
     torch.manual_seed(0)
     plain = timm.create_model(architecture, num_classes=8).to(memory_format=torch.channels_last).eval()

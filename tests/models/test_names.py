@@ -36,5 +36,6 @@ def test_teachers() -> None:
     ):
         revision = "0" * 40 if ":" in model else None
         assert teacher_problem(Teacher(model=model, pretrained=pretrained, revision=revision)) is None
+    assert Teacher(model="ViT-B/32", pretrained="openai").model == "ViT-B-32", "as open_clip lists it"
     assert (teacher_problem(Teacher(model="ViT-B-23", pretrained="openai")) or "")[0] == "model"
     assert (teacher_problem(Teacher(model="ViT-B-32", pretrained="nope")) or "")[0] == "pretrained"

@@ -15,7 +15,7 @@ from distillation.embedding import Embedder
 from distillation.recipe import Training
 from distillation.views import apply_views
 from models.errors import ModelError
-from models.teachers import load_teacher
+from models.teachers import _builtin_config, load_teacher
 
 COSINE = 0.999
 
@@ -121,6 +121,10 @@ def test_what_is_not_there(model: str, pretrained: str | None, code: str, field:
         load_teacher(model, pretrained)
     assert (caught.value.code, caught.value.field) == (code, field)
     assert words in caught.value.message + caught.value.hint
+
+
+def test_tags_are_compared_as_open_clip_does() -> None:
+    assert _builtin_config("ViT-B-32", "DataComp-XL_s13b-b90k")["embed_dim"] == 512
 
 
 def test_pickled_weights_are_refused(teacher_folder: Path, tmp_path: Path) -> None:
