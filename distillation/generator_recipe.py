@@ -124,6 +124,6 @@ def unusable_teacher(model_cfg: Mapping[str, Any]) -> str | None:
     if "timm_model_name" not in model_cfg.get("vision_cfg", {}):
         return "its image tower is not a timm network, by whose features generated images are compared with photos"
     text = model_cfg.get("text_cfg", {})
-    if "hf_model_name" in text or not text.get("hf_tokenizer_name"):
-        return "its text tower is not a CLIP one with a tokenizer of its own, which a pipeline's text encoder must be"
+    if "hf_model_name" in text or text.get("no_causal_mask"):
+        return "its text tower is not a CLIP one, which a pipeline's text encoder must be"
     return None

@@ -46,6 +46,12 @@ def teacher_problem(teacher: Teacher) -> tuple[str, str] | None:
     return "pretrained", f"open_clip has no weights {tag!r} for {teacher.model}{there}"
 
 
+def known_towers(model: str) -> dict[str, Any] | None:
+    """The part of an open_clip model's configuration that says of what kind its towers are; None: not known."""
+    found: dict[str, Any] | None = _names()["towers"].get(model)
+    return found
+
+
 def _similar(name: str, known: Iterable[str]) -> str:
     found = difflib.get_close_matches(name, list(known), 3, cutoff=0.7)
     return f"; did you mean {' or '.join(found)}?" if found else ""

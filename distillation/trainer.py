@@ -6,6 +6,7 @@ Two losses of CLIP-KD need more of the step: ``mfd`` a second forward on masked 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,7 @@ from models.memory import is_out_of_memory, keep_freed_memory
 from models.students import student_features
 from models.teachers import bf16_is_native
 
+log = logging.getLogger(__name__)
 OPTIMIZER_SETTINGS: dict[str, dict[str, Any]] = {
     # betas and eps as in the paper's scripts
     "adamw": {"betas": (0.9, 0.98), "eps": 1e-6, "fused": True},
@@ -193,6 +195,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             if self._compiled is None or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
                 raise
+            log.warning("torch.compile failed, the student is trained without it: %.300s", error)
         # No C compiler here, or an operator that the compiler cannot take: eager does the same, slower.
         self._compiled = None
         return self._backward(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from models.errors import ModelError
 from models.generators import autocast_dtype, default_size
 from models.memory import in_halving_batches, is_out_of_memory
 
+log = logging.getLogger(__name__)
 CACHED_PROMPTS = 2048
 """Embeddings kept: 0.25 GB for Stable Diffusion 1.5, 0.65 GB for SDXL."""
 
@@ -96,6 +98,7 @@ class Sampler:
             if not self._compiled or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
                 raise
             # No C compiler here, or an operator that the compiler cannot take: the plain call does the same, slower.
+            log.warning("torch.compile failed, images are sampled without it: %.300s", error)
             run_plainly(self._compiled)
             self._compiled = []
             return self._sample_batch(prompts, seeds)

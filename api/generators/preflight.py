@@ -10,7 +10,7 @@ from api.errors import FieldError, field_error
 from api.jobs.preflight import fingerprints, folder_errors, refusal
 from distillation.errors import DatasetError
 from distillation.generator_recipe import GeneratorRecipe, classes_of, unusable_teacher
-from distillation.names import teacher_problem
+from distillation.names import known_towers, teacher_problem
 from distillation.plan import StageTask, model_folder, plan_generator
 from state.tables import Dataset
 
@@ -41,15 +41,16 @@ def _dataset(session: Session, recipe: GeneratorRecipe) -> list[FieldError]:
 
 
 def _teacher(recipe: GeneratorRecipe) -> list[FieldError]:
-    """Its directory, if it has one, must be there and describe a model that can guide a generator."""
+    """Its directory, if it has one, must be there; what is known of it must be a model that can guide a generator."""
     if problem := teacher_problem(recipe.teacher):
         field, message = problem
         return [field_error(f"/teacher/{field}", message, "weights_missing")]
     folder = model_folder(recipe.teacher.model, "teacher")
     if folder is None:
-        return []
-    if errors := folder_errors([("/teacher/model", folder, "open_clip_config.json")]):
+        described = known_towers(recipe.teacher.model)
+    elif errors := folder_errors([("/teacher/model", folder, "open_clip_config.json")]):
         return errors
-    described = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8")).get("model_cfg", {})
-    reason = unusable_teacher(described)
+    else:
+        described = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8")).get("model_cfg", {})
+    reason = unusable_teacher(described) if described is not None else None
     return [field_error("/teacher/model", reason, "bad_architecture")] if reason else []

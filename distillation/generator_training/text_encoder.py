@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -58,10 +59,15 @@ class Texts:
 
 
 def _tokenizer(teacher: TeacherModel) -> CLIPTokenizer:
-    if teacher.tokenizer_folder is None:
-        raise ValueError("it has no Hugging Face tokenizer")
     context = len(teacher.text_tower.get_parameter("positional_embedding"))
-    return CLIPTokenizer.from_pretrained(teacher.tokenizer_folder, model_max_length=context)
+    if teacher.tokenizer_folder is not None:
+        return CLIPTokenizer.from_pretrained(teacher.tokenizer_folder, model_max_length=context)
+    plain = teacher.tokenizer
+    if not isinstance(plain, SimpleTokenizer):
+        raise ValueError("its tokenizer is neither CLIP's nor in its directory")
+    special = {"<|startoftext|>": plain.sot_token_id, "<|endoftext|>": plain.eot_token_id}
+    words = {word: number for word, number in plain.encoder.items() if number not in special.values()}
+    return CLIPTokenizer(vocab=words | special, merges=list(plain.bpe_ranks), model_max_length=context)
 
 
 def _convert(teacher: TeacherModel, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -119,6 +125,6 @@ def _refused(teacher: TeacherModel, reason: str) -> ModelError:
     return ModelError(
         "bad_architecture",
         f"the text tower of the teacher '{teacher.name}' cannot be the text encoder of a pipeline: {reason}",
-        "choose a teacher with a CLIP text tower and a CLIP tokenizer in its directory",
+        "choose a teacher with a CLIP text tower",
         "teacher.model",
     )

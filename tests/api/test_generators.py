@@ -154,6 +154,9 @@ def test_all_wrong_fields_at_once(service: Service, tmp_path: Path) -> None:
     }
     unknown = submit(service, dataset=dataset(service), teacher={"model": "ViT-B-23", "pretrained": "openai"}).json()
     assert [error["pointer"] for error in unknown["errors"]] == ["/teacher/model"]
+    vit = {"model": "ViT-B-32", "pretrained": "openai"}
+    (error,) = submit(service, dataset=dataset(service), teacher=vit).json()["errors"]
+    assert (error["pointer"], error["code"]) == ("/teacher/model", "bad_architecture") and "timm" in error["message"]
     plain = tmp_path / "plain"
     plain.mkdir()
     (plain / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": {"layers": 12}}}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import open_clip
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
 from distillation.generator_training.captions import COLOURS, UNSAID, background, caption, light
@@ -216,6 +219,29 @@ def test_the_text_encoder_is_the_teachers(teacher_folder: Path) -> None:
         features = hidden[torch.arange(2), ends] @ teacher.text_tower.text_projection
     cosine = torch.nn.functional.cosine_similarity(features, teacher.encode_text(captions))
     assert float(cosine.min()) > 0.9999
+
+
+def test_a_named_teacher_with_open_clips_own_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as its ConvNeXts; the pipeline's tokenizer is transformers', and its files are the pipeline's."""
+    vision = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
+    text = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    for known in ("_MODEL_CONFIGS", "_MODEL_CONFIG_PATHS"):  # no other test is to see this one's model
+        monkeypatch.setattr(open_clip.factory, known, copy.copy(getattr(open_clip.factory, known)))
+    (tmp_path / "timm-tower-for-test.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "timm-tower-for-test.json")
+    torch.manual_seed(0)
+    save_file(open_clip.create_model("timm-tower-for-test").state_dict(), tmp_path / "weights.safetensors")
+    teacher = load_teacher("timm-tower-for-test", str(tmp_path / "weights.safetensors"))
+    texts = Texts(teacher)
+    captions = ["a photo of a lemon, it's on a café's table", "Two tractors (old) at 10:30 - in the dark!"]
+    assert torch.equal(
+        *(tokens.where(tokens < 49406, 0) for tokens in (texts.tokens(captions), teacher.tokenizer(captions)))
+    )
+    save_pipeline(OneStep(32, texts.width), texts, tmp_path / "pipeline")
+    read = CLIPTokenizer.from_pretrained(tmp_path / "pipeline" / "tokenizer")
+    options = {"padding": "max_length", "max_length": 24, "return_tensors": "pt"}
+    assert torch.equal(read(captions, **options).input_ids, texts.tokens(captions))
 
 
 def test_a_text_tower_that_reads_otherwise_is_refused(teacher_folder: Path) -> None:
