@@ -40,8 +40,8 @@ check: setup  ## Lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check  ## Lint, types, import contracts and every test (starts its own PostgreSQL and Redis)
-	$(BIN)/python -m pytest -q
+test: check  ## Lint, types, import contracts and every test, in two processes (each starts its own PostgreSQL and Redis)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: bench-distil bench-generate bench-images bench-teacher bench-scale bench-time-to-accuracy bench-students bench-cold-start  ## All benchmarks
 

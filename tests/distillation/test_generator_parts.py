@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from pathlib import Path
@@ -221,13 +220,12 @@ def test_the_text_encoder_is_the_teachers(teacher_folder: Path) -> None:
     assert float(cosine.min()) > 0.9999
 
 
-def test_a_named_teacher_with_open_clips_own_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("own_open_clip_models")
+def test_a_named_teacher_with_open_clips_own_tokenizer(tmp_path: Path) -> None:
     """Such as its ConvNeXts; the pipeline's tokenizer is transformers', and its files are the pipeline's."""
     vision = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
     text = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
-    for known in ("_MODEL_CONFIGS", "_MODEL_CONFIG_PATHS"):  # no other test is to see this one's model
-        monkeypatch.setattr(open_clip.factory, known, copy.copy(getattr(open_clip.factory, known)))
     (tmp_path / "timm-tower-for-test.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path / "timm-tower-for-test.json")
     torch.manual_seed(0)

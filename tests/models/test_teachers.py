@@ -87,6 +87,7 @@ def test_zero_shot_head_averages_prompts(teacher_folder: Path) -> None:
     torch.testing.assert_close(head[:, 1], teacher.encode_text(["a dog"])[0])
 
 
+@pytest.mark.usefixtures("own_open_clip_models")
 def test_built_in_name_with_a_safetensors_file(tmp_path: Path) -> None:
     """Another text tower layout, `CLIP`, comes out as the same modules; the configuration is the built-in one."""
     config = {
