@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing.forkserver
 import shutil
 from collections.abc import Iterator
@@ -88,6 +89,15 @@ def preloaded_stages() -> None:
         _forkserver._stop()
         warm_up()
         _preloaded.add(_forkserver._forkserver_pid)
+
+
+@pytest.fixture
+def own_open_clip_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that the test makes known to open_clip are forgotten after it."""
+    from open_clip import factory  # with torch, which most tests do without
+
+    for known in ("_MODEL_CONFIGS", "_MODEL_CONFIG_PATHS"):
+        monkeypatch.setattr(factory, known, copy.copy(getattr(factory, known)))
 
 
 @pytest.fixture

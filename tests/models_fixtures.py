@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import open_clip
@@ -195,10 +194,3 @@ def _vae() -> AutoencoderKL:
         layers_per_block=1,
         sample_size=IMAGE_SIZE,
     )
-
-
-@pytest.fixture
-def own_open_clip_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that the test makes known to open_clip are forgotten after it."""
-    for known in ("_MODEL_CONFIGS", "_MODEL_CONFIG_PATHS"):
-        monkeypatch.setattr(f"open_clip.factory.{known}", copy.copy(getattr(open_clip.factory, known)))

@@ -11,23 +11,9 @@ from distillation.distilling import facts_of
 from distillation.trainer import TeacherFacts
 from models.teachers import load_teacher
 from tests.distillation.training_folders import CPU, write_training_shards
-from tests.models_fixtures import (
-    own_open_clip_models,
-    sd_folder,
-    sdxl_folder,
-    teacher_folder,
-    tokenizer_folder,
-    vit_teacher_folder,
-)
+from tests.models_fixtures import sd_folder, sdxl_folder, teacher_folder, tokenizer_folder, vit_teacher_folder
 
-__all__ = [
-    "own_open_clip_models",
-    "sd_folder",
-    "sdxl_folder",
-    "teacher_folder",
-    "tokenizer_folder",
-    "vit_teacher_folder",
-]
+__all__ = ["sd_folder", "sdxl_folder", "teacher_folder", "tokenizer_folder", "vit_teacher_folder"]
 
 
 @pytest.fixture(scope="module")
