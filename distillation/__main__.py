@@ -55,6 +55,7 @@ def train_generator(
     dataset: Annotated[Path | None, typer.Option(exists=True, help="Labelled photos: parquet, zip or folder.")] = None,
     name: Annotated[str | None, typer.Option(help="For the model card (default: the dataset's).")] = None,
     teacher: Annotated[str | None, typer.Option(help="`starter`, or an open_clip directory.")] = None,
+    base: Annotated[str | None, typer.Option(help="A generator to go on from: `starter`, or a directory.")] = None,
     size: Annotated[int | None, typer.Option(help="Image side in pixels (default 64).")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Training time, instead of steps.")] = None,
@@ -66,8 +67,15 @@ def train_generator(
     from distillation import pipeline
     from distillation.generator_recipe import GeneratorRecipe, load_generator_recipe
 
-    options: dict[str, object] = {"name": name, "teacher": teacher and {"model": teacher}, "size": size, "steps": steps}
-    options |= {"minutes": minutes, "batch_size": batch_size, "seed": seed, "licence": licence}
+    options: dict[str, object] = {"name": name, "teacher": teacher and {"model": teacher}, "base": base}
+    options |= {
+        "size": size,
+        "steps": steps,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "seed": seed,
+        "licence": licence,
+    }
     given = {key: value for key, value in options.items() if value is not None}
     default: dict[str, object] = {}
     if dataset is not None:

@@ -36,6 +36,13 @@ class GeneratorRecipe(Section):
         description="Whose features compare images with photos and whose text tower reads the captions: its image "
         "tower must be timm's, its text tower CLIP's.",
     )
+    base: str | None = Field(
+        None,
+        min_length=1,
+        description="A generator to go on from, one trained here: `starter`, an id (`gen_...`), or for the library a "
+        "directory. It brings its text encoder and what it knows of drawing; classes that are not learnt again are "
+        "forgotten. null: from nothing.",
+    )
     size: int = Field(
         64, ge=32, le=256, multiple_of=16, description="Image side in pixels, a multiple of 16; 64 has been tried."
     )
@@ -48,7 +55,7 @@ class GeneratorRecipe(Section):
         ge=8,
         le=4096,
         multiple_of=8,
-        description="Images of a step, a multiple of 8; half are made from photos' codes.",
+        description="Images of a step, a multiple of 8.",
     )
     holdout: float = Field(
         0.1, gt=0, lt=1, description="Share of each class's photos that is kept for measuring what came of it."

@@ -28,13 +28,7 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
     Raises:
         StageError: a stage failed.
     """
-    if is_trained(recipe.data.generator.model):
-        raise StageError(
-            "weights_missing",
-            f"{recipe.data.generator.model} is a generator of a service, which is not asked here",
-            "download it and give its directory, with steps: 1 and guidance: 0",
-            "data.generator.model",
-        )
+    _refuse_id(recipe.data.generator.model, "data.generator.model", ", with steps: 1 and guidance: 0")
     out = out.resolve()  # the child processes have another working directory
     external = _external_inputs(recipe, out)
     tasks = plan(recipe, lambda name: dataset_fingerprint(str(external.get(name, name))))
@@ -68,6 +62,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, on_event: Listener) -> P
     Raises:
         StageError: the training failed.
     """
+    _refuse_id(recipe.base or "", "base", "")
     out = out.resolve()  # the child process has another working directory
     photos = _photos(recipe.dataset, out)
     [task] = plan_generator(recipe, lambda _name: dataset_fingerprint(str(photos)))
@@ -83,6 +78,12 @@ def train_generator(recipe: GeneratorRecipe, out: Path, on_event: Listener) -> P
     shutil.copytree(folder / "generator", generator)
     shutil.copyfile(folder / "report.json", out / "report.json")
     return generator
+
+
+def _refuse_id(generator: str, field: str, more: str) -> None:
+    if is_trained(generator):
+        message = f"{generator} is a generator of a service, which is not asked here"
+        raise StageError("weights_missing", message, f"download it and give its directory{more}", field)
 
 
 def _folder(task: StageTask, out: Path) -> Path:

@@ -174,11 +174,14 @@ def plan_generator(recipe: GeneratorRecipe, fingerprint_of: Callable[[str], str]
     """The one task that trains a generator.
 
     Args:
-        fingerprint_of: content hash of a dataset, by the name the recipe gives it.
+        fingerprint_of: content hash of a dataset or a trained generator, by the name the recipe gives it.
     """
     teacher = fingerprint(recipe.teacher.model, "teacher", recipe.teacher.pretrained, recipe.teacher.revision)
-    settings = recipe.model_dump(mode="json", exclude={"dataset"})
-    key = _digest(["generator", teacher, fingerprint_of(recipe.dataset), settings])
+    settings = recipe.model_dump(mode="json", exclude={"dataset", "base"})
+    parts = ["generator", teacher, fingerprint_of(recipe.dataset), settings]
+    if recipe.base is not None:
+        parts.append(fingerprint_of(recipe.base) if is_trained(recipe.base) else fingerprint(recipe.base, "generator"))
+    key = _digest(parts)
     return [StageTask("generator", 0, key, NEEDS["generator"])]
 
 

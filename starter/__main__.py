@@ -21,6 +21,7 @@ from starter.teacher import train_teacher
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 Data = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the Tiny ImageNet parquet files.")]
 Work = Annotated[Path, typer.Option(help="Checkpoints and intermediate files.")]
+Base = Annotated[str | None, typer.Option(help="A generator to go on from, such as the edition before.")]
 WORK = Path("build/starter")
 SEED = 0
 
@@ -33,7 +34,7 @@ def teacher(data: Data, work: Work = WORK, steps: int = 6000, batch_size: int = 
 
 
 @app.command()
-def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int = 64) -> None:
+def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int = 64, base: Base = None) -> None:
     """Train the generator on the photos of its classes."""
     work.mkdir(parents=True, exist_ok=True)
     train_starter_generator(
@@ -44,6 +45,7 @@ def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int 
         steps=steps,
         batch_size=batch_size,
         seed=SEED,
+        base=base,
     )
     names = class_names(data)
     write_taught_classes(STARTER / "generator", [names[label][:2] for label in GENERATED])

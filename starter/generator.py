@@ -18,12 +18,13 @@ LICENCE = "non-commercial research only: trained on Tiny ImageNet, whose photos 
 
 
 def train_starter_generator(
-    data: Path, out: Path, work: Path, *, labels: list[int], steps: int, batch_size: int, seed: int
+    data: Path, out: Path, work: Path, *, labels: list[int], steps: int, batch_size: int, seed: int, base: str | None
 ) -> None:
     """Train the generator, or resume from ``work``, and put the pipeline into ``out``.
 
     Args:
         labels: the Tiny ImageNet classes to learn.
+        base: a generator to go on from.
     """
     photos = work / "generator-photos"
     if not is_dataset(photos):
@@ -35,6 +36,7 @@ def train_starter_generator(
             "name": "starter generator",
             "dataset": str(photos),
             "classes": [{"name": first, "synonyms": others} for first, *others in names],
+            "base": base,
             "steps": steps,
             "batch_size": batch_size,
             "seed": seed,

@@ -32,7 +32,7 @@ class Claim:
 
     Args:
         inputs: bundles by input name: of stages, and of what the recipe names (``dataset``, ``agnostic_source``,
-            ``generator``, ``photos``), None where that is gone.
+            ``generator``, ``photos``, ``base``), None where that is gone.
         checkpoint: folder within the output and bundle of the newest saved state, if any.
     """
 
@@ -312,13 +312,18 @@ def _named(session: Session, stage: str, recipe: dict[str, Any]) -> dict[str, st
     def dataset(identity: str) -> str | None:
         return session.scalar(select(Dataset.bundle).where(Dataset.id == identity))
 
+    def generator(identity: str) -> str | None:
+        return session.scalar(select(Generator.bundle).where(Generator.id == identity))
+
     match stage:
         case "generate" if is_trained(model := recipe["data"]["generator"]["model"]):
-            return {"generator": session.scalar(select(Generator.bundle).where(Generator.id == model))}
+            return {"generator": generator(model)}
         case "embed" if (source := recipe["training"]["agnostic"]["source"]).startswith("ds_"):
             return {"agnostic_source": dataset(source)}
         case "evaluate" if evaluated_on := recipe["evaluation"]["dataset"]:
             return {"dataset": dataset(evaluated_on)}
         case "generator":
-            return {"photos": dataset(recipe["dataset"])}
+            named = {"photos": dataset(recipe["dataset"])}
+            base = recipe.get("base") or ""
+            return named | {"base": generator(base)} if is_trained(base) else named
     return {}

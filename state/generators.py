@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from state.database import database_now
@@ -32,8 +32,9 @@ def fill_generator(session: Session, job: Job, result: Result) -> None:
 
 def user_of(session: Session, generator_id: str) -> str | None:
     """An unfinished job whose recipe names the generator, if there is one."""
-    named = Job.recipe[("data", "generator", "model")].as_string()
-    return session.scalar(select(Job.id).where(Job.status.not_in(TERMINAL), named == generator_id).limit(1))
+    drawn_with, gone_on_from = (Job.recipe[path].as_string() for path in (("data", "generator", "model"), "base"))
+    named = or_(drawn_with == generator_id, gone_on_from == generator_id)
+    return session.scalar(select(Job.id).where(Job.status.not_in(TERMINAL), named).limit(1))
 
 
 def delete_generator(session: Session, generator: Generator) -> None:

@@ -22,6 +22,7 @@ NAMED = {
     "agnostic_source": ("dataset", "training.agnostic.source"),
     "photos": ("dataset", "dataset"),
     "generator": ("generator", "data.generator.model"),
+    "base": ("generator", "base"),
 }
 """Inputs that a recipe names by an id: what each is, and the recipe's field."""
 AGAIN = {

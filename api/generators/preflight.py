@@ -7,11 +7,12 @@ import json
 from sqlalchemy.orm import Session
 
 from api.errors import FieldError, field_error
-from api.jobs.preflight import fingerprints, folder_errors, refusal
+from api.jobs.preflight import fingerprints, folder_errors, generator_errors, refusal
 from distillation.errors import DatasetError
 from distillation.generator_recipe import GeneratorRecipe, classes_of, unusable_teacher
 from distillation.names import known_towers, teacher_problem
 from distillation.plan import StageTask, model_folder, plan_generator
+from distillation.recipe_fields import is_trained
 from state.tables import Dataset
 
 
@@ -21,7 +22,7 @@ def check(session: Session, recipe: GeneratorRecipe) -> list[StageTask]:
     Raises:
         Problem: 422 ``preflight_failed``, with every error that could be found.
     """
-    errors = [*_dataset(session, recipe), *_teacher(recipe)]
+    errors = [*_dataset(session, recipe), *_teacher(recipe), *_base(session, recipe.base)]
     if errors:
         raise refusal(errors)
     return plan_generator(recipe, fingerprints(session))
@@ -54,3 +55,15 @@ def _teacher(recipe: GeneratorRecipe) -> list[FieldError]:
         described = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8")).get("model_cfg", {})
     reason = unusable_teacher(described) if described is not None else None
     return [field_error("/teacher/model", reason, "bad_architecture")] if reason else []
+
+
+def _base(session: Session, base: str | None) -> list[FieldError]:
+    """It must be there; whether it was trained here, its networks will tell."""
+    if base is None:
+        return []
+    if is_trained(base):
+        return generator_errors(session, base, "/base")
+    if (folder := model_folder(base, "generator")) is None:
+        message = f"'{base}' is no generator trained here; name `starter`, one of GET /v1/generators, or leave it out"
+        return [field_error("/base", message, "unknown_generator")]
+    return folder_errors([("/base", folder, "model_index.json")])

@@ -53,7 +53,8 @@ def check(session: Session, recipe: Recipe) -> Checked:
     """
     warnings: list[str] = []
     errors = [*_classes(session, recipe), *_shards(recipe), *_names(recipe), *_folders(recipe)]
-    errors += [*_generator(session, recipe), *_datasets(session, recipe, warnings)]
+    errors += [*generator_errors(session, recipe.data.generator.model, "/recipe/data/generator/model")]
+    errors += [*_datasets(session, recipe, warnings)]
     teacher, student = recipe_teacher_shape(recipe), None
     try:
         student = resolve(recipe)
@@ -157,9 +158,8 @@ def folder_errors(wanted: Sequence[tuple[str, Path, str]]) -> list[FieldError]:
     return errors
 
 
-def _generator(session: Session, recipe: Recipe) -> list[FieldError]:
+def generator_errors(session: Session, name: str, pointer: str) -> list[FieldError]:
     """A generator named by its id must be trained."""
-    name = recipe.data.generator.model
     if not is_trained(name):
         return []
     generator = session.get(Generator, name)
@@ -169,7 +169,7 @@ def _generator(session: Session, recipe: Recipe) -> list[FieldError]:
         reason, code = f"{name} is not trained yet; its job is {generator.job_id}", "unfinished_generator"
     else:
         return []
-    return [field_error("/recipe/data/generator/model", reason, code)]
+    return [field_error(pointer, reason, code)]
 
 
 def _with_licence(session: Session, recipe: Recipe) -> Recipe:

@@ -55,6 +55,10 @@ def submit(
     licence: Annotated[
         str | None, typer.Option(help="The photos' licence, for the model card.", show_default=False)
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="GENERATOR", help="Go on from this one: `starter`, or an id.", show_default=False),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Side of the images.", show_default=False)
     ] = None,
@@ -73,8 +77,8 @@ def submit(
     """Train a generator: a recipe file, or just --name and --dataset."""
     if recipe is None and not (name and dataset):
         raise typer.BadParameter("give a recipe file, or --name and --dataset", context)
-    options: dict[str, Any] = {"name": name, "dataset": dataset, "licence": licence, "size": image_size}
-    options |= {"steps": steps, "minutes": minutes, "seed": seed}
+    options: dict[str, Any] = {"name": name, "dataset": dataset, "licence": licence, "base": base}
+    options |= {"size": image_size, "steps": steps, "minutes": minutes, "seed": seed}
     given = {key: value for key, value in options.items() if value is not None}
     with open_session(context, as_json) as session:
         written = read_recipe(recipe) if recipe else {}

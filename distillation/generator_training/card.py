@@ -13,6 +13,11 @@ from distillation.recipe import Domain
 from distillation.recipe_fields import slug
 
 NAMED_CLASSES = 60
+COMPARED = {
+    False: "conditional variational autoencoder (arXiv 1312.6114, 1512.09300) on the teacher's features",
+    True: "images assigned to photos by the teacher's features (arXiv 1803.05573)",
+}
+"""How images were compared with photos, by whether there was a base."""
 UNSTATED = "not stated; look it up before you share this generator"
 SNIPPET = """import torch
 from diffusers import StableDiffusionPipeline
@@ -32,7 +37,7 @@ def write_card(folder: Path, recipe: GeneratorRecipe, domain: Domain, report: di
         license_name=f"photos: {licence}; teacher: {teachers}",
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=["one-step", "conditional-vae-gan", slug(recipe.name)],
+        tags=["one-step", "projected-gan", slug(recipe.name)],
         model_name=slug(recipe.name),
     )
     sections = [
@@ -97,8 +102,10 @@ def _origin(recipe: GeneratorRecipe, report: dict[str, Any], licence: str) -> st
         f"- Photos: their licence: {licence}. What they forbid, these weights may not be used for either.",
         f"- Teacher: `{recipe.teacher.model}`, {stated_revision(recipe.teacher.revision, recipe.teacher.pretrained)}. "
         f"Licence: {stated_licence(recipe.teacher.licence, recipe.teacher.model, 'teacher')}.",
+        f"- First weights and text encoder: {recipe.base or 'none, from nothing and of the teacher'}."
+        + (" Its licence binds too." if recipe.base else ""),
         f"- Training: {training['steps']:,} steps of {recipe.batch_size} images, {training['seconds']:,} seconds, seed "
-        f"{recipe.seed}; conditional variational autoencoder (arXiv 1312.6114, 1512.09300) on the teacher's features, "
+        f"{recipe.seed}; {COMPARED[recipe.base is not None]}, "
         "discriminators on feature maps (arXiv 2111.01007).",
         f"- Versions: {versions}.",
     ]

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distillation.generator_training.text_encoder import Texts
+from models.errors import ModelError
+from models.generators import load_generator
 
 LATENT_CHANNELS = 32
 PIXELS_PER_LATENT = 8
@@ -76,6 +78,32 @@ class OneStep(nn.Module):
             latents = self.unet(noise, times, encoder_hidden_states=text).sample
         pixels: Tensor = self.vae.decoder(latents)
         return pixels
+
+
+def load_base(folder: str, size: int, device: torch.device) -> tuple[OneStep, Texts]:
+    """A generator to go on from, and the texts that it reads.
+
+    Args:
+        folder: a pipeline written by :func:`save_pipeline`.
+        size: side of the images to be made, whatever the pipeline made.
+
+    Raises:
+        ModelError: there is no such pipeline, or it was not trained here.
+    """
+    try:
+        pipeline = load_generator(folder, device=torch.device("cpu"))
+        texts = Texts(pipeline.text_encoder.to(device), pipeline.tokenizer)
+        model = OneStep(size, texts.width)
+        model.unet.load_state_dict(pipeline.unet.state_dict())
+        model.vae.load_state_dict(pipeline.vae.state_dict())
+    except ModelError as error:
+        raise ModelError(error.code, error.message, error.hint, "base") from error
+    except (AttributeError, RuntimeError) as error:
+        message = f"'{folder}' is not a generator trained here: {str(error).splitlines()[0]}"
+        raise ModelError(
+            "bad_architecture", message, "leave `base` out, or name one of GET /v1/generators", "base"
+        ) from error
+    return model, texts
 
 
 def save_pipeline(model: OneStep, texts: Texts, out: Path) -> None:

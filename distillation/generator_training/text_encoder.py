@@ -1,4 +1,4 @@
-"""The teacher's text tower as the text encoder of a standard pipeline: same weights, transformers' names."""
+"""The text encoder of a pipeline: a base generator's own, or the teacher's text tower with transformers' names."""
 
 from __future__ import annotations
 
@@ -20,21 +20,10 @@ CHECKED = ("a photo of a cat", "two red things in bright light, grey background"
 
 
 class Texts:
-    """Hidden states of captions; the latest are kept.
+    """Hidden states of captions; the latest are kept."""
 
-    Raises:
-        ModelError: the teacher's text tower or tokenizer has no counterpart in transformers' CLIP.
-    """
-
-    def __init__(self, teacher: TeacherModel) -> None:
-        try:
-            self.tokenizer = _tokenizer(teacher)
-            self.encoder = _convert(teacher, self.tokenizer).to(teacher.device).eval().requires_grad_(False)
-            alike = _agreement(teacher, self)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
-            raise _refused(teacher, f"{type(error).__name__}: {error}") from error
-        if alike < SAME_FEATURES:
-            raise _refused(teacher, f"converted, its features agree with a cosine of {alike:.3f} only")
+    def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+        self.encoder, self.tokenizer = encoder.eval().requires_grad_(False), tokenizer
         self._known: dict[str, Tensor] = {}
 
     @property
@@ -56,6 +45,23 @@ class Texts:
         if missing := [text for text in dict.fromkeys(captions) if text not in self._known]:
             self._known.update(zip(missing, self.encoder(self.tokens(missing))[0], strict=True))
         return torch.stack([self._known[text] for text in captions])
+
+
+def teacher_texts(teacher: TeacherModel) -> Texts:
+    """Texts as the teacher's text tower reads them.
+
+    Raises:
+        ModelError: the text tower or its tokenizer has no counterpart in transformers' CLIP.
+    """
+    try:
+        tokenizer = _tokenizer(teacher)
+        texts = Texts(_convert(teacher, tokenizer).to(teacher.device), tokenizer)
+        alike = _agreement(teacher, texts)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
+        raise _refused(teacher, f"{type(error).__name__}: {error}") from error
+    if alike < SAME_FEATURES:
+        raise _refused(teacher, f"converted, its features agree with a cosine of {alike:.3f} only")
+    return texts
 
 
 def _tokenizer(teacher: TeacherModel) -> CLIPTokenizer:

@@ -13,11 +13,12 @@ from distillation.generator_recipe import DEFAULT_STEPS, GeneratorRecipe, unusab
 from distillation.generator_training.card import write_card
 from distillation.generator_training.critic import Critic
 from distillation.generator_training.evaluation import evaluate_pipeline
-from distillation.generator_training.networks import save_pipeline
+from distillation.generator_training.from_base import FromBase
+from distillation.generator_training.from_nothing import FromNothing
+from distillation.generator_training.networks import OneStep, load_base, save_pipeline
 from distillation.generator_training.photo_bank import PhotoBank, most_photos
 from distillation.generator_training.photos import split_photos
-from distillation.generator_training.text_encoder import Texts
-from distillation.generator_training.trainer import GeneratorTrainer
+from distillation.generator_training.text_encoder import Texts, teacher_texts
 from distillation.generator_training.training import train
 from distillation.plan import resolve_model
 from distillation.prompts import zero_shot_prompts
@@ -40,7 +41,7 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     if device.type == "cpu":
         keep_freed_memory()
     teacher = _teacher(recipe, device)
-    texts = Texts(teacher)
+    base, texts = _base(request, teacher)
     split = split_photos(request.inputs["photos"][0], recipe, report.warning)
     prompts = zero_shot_prompts(split.domain)
     critic = Critic(teacher, prompts, recipe.size)
@@ -58,7 +59,8 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
             raise Interrupted
 
     bank = PhotoBank.fill(critic, looked_at, on_looked)
-    trainer = GeneratorTrainer(split.domain, critic, bank, texts, recipe.seed)
+    learnt_from = (split.domain, critic, bank, texts, recipe.seed)
+    trainer = FromNothing(*learnt_from) if base is None else FromBase(*learnt_from, base)
     trained = train(trainer, recipe, request.out, report)
     if report.stop_requested:
         raise Interrupted  # the last checkpoint is of the whole training
@@ -77,6 +79,7 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
         "teacher": recipe.teacher.model,
         "training": trained,
         "seed": recipe.seed,
+        "base": recipe.base,
         "licence": recipe.licence,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "versions": versions(),
@@ -88,6 +91,16 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     write_card(folder, recipe, split.domain, content)
     summary = {name: content[name] for name in ("classes", "images_per_s")}
     return {**summary, "teacher_acc1": content["teacher_acc1"]["generated"], "steps": trained["steps"]}
+
+
+def _base(request: Request[GeneratorRecipe], teacher: TeacherModel) -> tuple[OneStep | None, Texts]:
+    """The generator to go on from, if there is one, and the texts to learn with: its own, or the teacher's."""
+    recipe = request.recipe
+    if recipe.base is None:
+        return None, teacher_texts(teacher)
+    trained = request.inputs.get("base")
+    folder = str(trained[0] / FOLDER) if trained else resolve_model(recipe.base, "generator")
+    return load_base(folder, recipe.size, teacher.device)
 
 
 def _worth_a_look(recipe: GeneratorRecipe, classes: int) -> int:

@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 from sqlalchemy import select
 
-from state.database import read_scope
+from state.claims import claim_task
+from state.database import read_scope, session_scope
 from state.garbage import sweep
-from state.tables import Event, Task
+from state.tables import Event, Generator, Task
 from tests.api.conftest import Service
 from tests.api.seeds import CLASSES, GENERATOR_REPORT, recipe
 from tests.api.test_datasets import photos, upload, zipped
@@ -138,6 +139,31 @@ def test_images_belong_to_the_generator_that_draws_them(service: Service) -> Non
         plan = service.http.post("/v1/jobs?dry_run=true", json=drawn_by(queued["id"])).json()
         keys.append({task["key"] for task in plan["tasks"] if task["stage"] == "generate"})
     assert keys[0] and not keys[0] & keys[1]
+
+
+def test_a_training_goes_on_from_another_generator(service: Service) -> None:
+    ds = dataset(service)
+    first = submit(service, dataset=ds, name="first").json()
+    (error,) = submit(service, dataset=ds, base=first["id"]).json()["errors"]
+    assert (error["pointer"], error["code"]) == ("/base", "unfinished_generator")
+    service.finish(first["job_id"])
+    second = submit(service, dataset=ds, name="second", base=first["id"]).json()
+    assert second["recipe"]["base"] == first["id"]
+    refused = service.http.delete(f"/v1/generators/{first['id']}")
+    assert refused.status_code == 409 and second["job_id"] in refused.json()["detail"]
+    with session_scope(service.engine) as session:
+        bundle = session.get_one(Generator, first["id"]).bundle
+        task = session.scalars(select(Task.id).where(Task.job_id == second["job_id"])).one()
+        claim = claim_task(session, task, "a worker", 60)
+        assert claim is not None and claim.inputs["base"] == [bundle] and set(claim.inputs) == {"photos", "base"}
+    service.http.post(f"/v1/jobs/{second['job_id']}/cancel")
+    for base, code in (
+        ("gen_" + "0" * 26, "unknown_generator"),
+        ("some-org/some-model", "unknown_generator"),
+        ("/nowhere", "weights_missing"),
+    ):
+        (error,) = submit(service, dataset=ds, base=base).json()["errors"]
+        assert (error["pointer"], error["code"]) == ("/base", code)
 
 
 def test_all_wrong_fields_at_once(service: Service, tmp_path: Path) -> None:

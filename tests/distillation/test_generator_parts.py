@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -18,12 +19,13 @@ from distillation.generator_training.captions import COLOURS, UNSAID, background
 from distillation.generator_training.critic import Critic, feature_levels, noisy
 from distillation.generator_training.discriminators import Discriminators, discriminator_loss
 from distillation.generator_training.kid import kernel_distance, squared_mmd
+from distillation.generator_training.matching import matched
 from distillation.generator_training.nearest import nearest_distances
-from distillation.generator_training.networks import OneStep, save_pipeline
+from distillation.generator_training.networks import OneStep, load_base, save_pipeline
 from distillation.generator_training.photo_bank import PhotoBank
 from distillation.generator_training.photo_encoder import CODE_CHANNELS, FIRST_LOG_VARIANCE, PhotoEncoder, divergence
 from distillation.generator_training.photos import Photos
-from distillation.generator_training.text_encoder import Texts
+from distillation.generator_training.text_encoder import teacher_texts
 from distillation.views import apply_views, whole_views
 from models.errors import ModelError
 from models.generators import load_generator
@@ -50,6 +52,21 @@ def test_a_photo_has_a_code_of_the_noises_size_that_says_which_it_is(teacher_fol
     assert mean.shape == log_variance.shape == (3, CODE_CHANNELS, *noise.shape[2:])
     assert float(log_variance.mean()) == pytest.approx(FIRST_LOG_VARIANCE, abs=1)
     assert not torch.allclose(mean[0], mean[1], atol=0.01)
+
+
+def test_images_are_assigned_to_photos_of_their_group_at_least_cost() -> None:
+    torch.manual_seed(0)
+    made, photos = torch.randn(8, 5), torch.randn(8, 5)
+    order = matched(made, photos, 4).tolist()
+    for first in (0, 4):
+        rows = range(first, first + 4)
+        costs = {
+            chosen: sum(float((made[row] - photos[one]).square().sum()) for row, one in zip(rows, chosen, strict=True))
+            for chosen in itertools.permutations(rows)
+        }
+        assert tuple(order[first : first + 4]) == min(costs, key=lambda chosen: costs[chosen])
+    shuffled = torch.tensor([2, 0, 3, 1])
+    assert matched(photos[shuffled], photos[:4], 4).tolist() == shuffled.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +226,7 @@ def test_other_image_towers_are_refused() -> None:
 
 def test_the_text_encoder_is_the_teachers(teacher_folder: Path) -> None:
     teacher = load_teacher(str(teacher_folder))
-    texts = Texts(teacher)
+    texts = teacher_texts(teacher)
     captions = ["a photo of a lemon", "a tractor, in the dark"]
     with torch.inference_mode():
         hidden = texts(captions)
@@ -231,7 +248,7 @@ def test_a_named_teacher_with_open_clips_own_tokenizer(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(open_clip.create_model("timm-tower-for-test").state_dict(), tmp_path / "weights.safetensors")
     teacher = load_teacher("timm-tower-for-test", str(tmp_path / "weights.safetensors"))
-    texts = Texts(teacher)
+    texts = teacher_texts(teacher)
     captions = ["a photo of a lemon, it's on a café's table", "Two tractors (old) at 10:30 - in the dark!"]
     assert torch.equal(
         *(tokens.where(tokens < 49406, 0) for tokens in (texts.tokens(captions), teacher.tokenizer(captions)))
@@ -246,7 +263,7 @@ def test_a_text_tower_that_reads_otherwise_is_refused(teacher_folder: Path) -> N
     teacher = load_teacher(str(teacher_folder))
     teacher.text_tower.attn_mask.zero_()  # every token sees every other: not CLIP's
     with pytest.raises(ModelError, match="agree with a cosine") as raised:
-        Texts(teacher)
+        teacher_texts(teacher)
     assert raised.value.field == "teacher.model"
 
 
@@ -254,7 +271,7 @@ def test_a_text_tower_that_reads_otherwise_is_refused(teacher_folder: Path) -> N
 def test_the_saved_pipeline_draws_what_was_trained(teacher_folder: Path, tmp_path: Path, size: int) -> None:
     """Through the production loader and sampler, in the one step that the scheduler is saved for."""
     torch.manual_seed(0)
-    texts = Texts(load_teacher(str(teacher_folder)))
+    texts = teacher_texts(load_teacher(str(teacher_folder)))
     model = OneStep(size, texts.width).eval()
     save_pipeline(model, texts, tmp_path)
     assert isinstance(CLIPTokenizer.from_pretrained(tmp_path / "tokenizer"), CLIPTokenizer)
@@ -266,3 +283,22 @@ def test_the_saved_pipeline_draws_what_was_trained(teacher_folder: Path, tmp_pat
         expected = model(noise, texts(["a lemon", "a tractor"])).mul(0.5).add(0.5).clamp(0, 1).mul(255)
     assert images.shape == (2, size, size, 3)
     assert float((images.float() - expected.permute(0, 2, 3, 1)).abs().mean()) < 2  # grey levels: fp16 and bf16
+
+
+def test_a_generator_to_go_on_from_draws_what_it_drew(teacher_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    texts = teacher_texts(load_teacher(str(teacher_folder)))
+    model = OneStep(32, texts.width).eval()
+    save_pipeline(model, texts, tmp_path)
+    again, read = load_base(str(tmp_path), 32, torch.device("cpu"))
+    noise, captions = model.draw_noise(2), ["a lemon", "a tractor"]
+    with torch.no_grad():
+        assert torch.allclose(again.eval()(noise, read(captions)), model(noise, texts(captions)), atol=0.02)  # fp16
+    assert load_base(str(tmp_path), 64, torch.device("cpu"))[0].draw_noise(1).shape[-1] == 8
+
+
+def test_other_pipelines_are_nothing_to_go_on_from(sd_folder: Path, tmp_path: Path) -> None:
+    for folder, code in ((sd_folder, "bad_architecture"), (tmp_path, "weights_missing")):
+        with pytest.raises(ModelError) as raised:
+            load_base(str(folder), 32, torch.device("cpu"))
+        assert (raised.value.code, raised.value.field) == (code, "base")

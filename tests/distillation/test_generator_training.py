@@ -110,6 +110,27 @@ def test_the_command_makes_a_pipeline_and_reuses_it(teacher_folder: Path, tmp_pa
     assert all(field in wrong.output for field in ("name", "dataset", "size", "batch_size"))
 
 
+def test_training_goes_on_from_a_generator(teacher_folder: Path, tmp_path: Path) -> None:
+    photos = photo_dataset(tmp_path)
+
+    def train(name: str, teacher: Path = teacher_folder, **changes: Any) -> Path:
+        out, settings = tmp_path / name, recipe(teacher, steps=1, **changes)
+        run_stage(Request("generator", 0, name, settings, {"photos": [photos]}, out), Reporter(stream=io.StringIO()))
+        return out / "generator"
+
+    def weights(folder: Path) -> torch.Tensor:
+        return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"].float()
+
+    first = train("first", STARTER / "teacher")
+    second, new = train("second", base=str(first), seed=1), train("new", seed=1)
+    assert torch.allclose(weights(second), weights(first), atol=1e-3)
+    assert not torch.allclose(weights(new), weights(first), atol=1e-3)
+    config = json.loads((second / "text_encoder" / "config.json").read_text())
+    assert config == json.loads((first / "text_encoder" / "config.json").read_text())  # not the second one's teacher's
+    assert json.loads((second / "report.json").read_text())["base"] == str(first)
+    assert str(first) in ModelCard.load(second / "README.md").text
+
+
 def test_photos_are_split_by_class_and_seed(tmp_path: Path, teacher_folder: Path) -> None:
     photos, warned = photo_dataset(tmp_path, of_class=10), []
     split = split_photos(photos, recipe(teacher_folder, holdout=0.3), lambda *told: warned.append(told))
@@ -168,7 +189,8 @@ def test_the_key_follows_what_decides_the_result(teacher_folder: Path) -> None:
 
     assert key() == key(dataset="ds_y")  # another upload of the same photos
     others = {key("others"), key(seed=1), key(size=64), key(licence="mine"), key(teacher=STARTER / "teacher")}
-    assert len({key(), *others}) == 6
+    others |= {key(base="starter"), key(base="gen_" + "0" * 26)}
+    assert len({key(), *others}) == 8
 
 
 def test_teachers_that_cannot_guide(teacher_folder: Path, tmp_path: Path) -> None:

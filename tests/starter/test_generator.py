@@ -34,7 +34,7 @@ def test_the_command_trains_on_its_classes_only(tmp_path: Path) -> None:
     out, work = tmp_path / "weights", tmp_path / "work"
     out.mkdir()
     (out / "old").touch()
-    train_starter_generator(data, out, work, labels=[0, 2], steps=1, batch_size=8, seed=0)
+    train_starter_generator(data, out, work, labels=[0, 2], steps=1, batch_size=8, seed=0, base=None)
     report = json.loads((out / "report.json").read_text())
     assert (report["classes"], report["photos"]["held_out"], report["size"]) == (2, 2, 64)
     assert 4 <= report["photos"]["training"] <= 6  # half of each class, and what else the teacher recognises
