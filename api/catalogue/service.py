@@ -37,7 +37,7 @@ def generators(engine: Engine) -> list[GeneratorRead]:
             steps=1,
             guidance=0.0,
             size=recipe["size"],
-            licence=recipe["licence"],
+            licence=row.report["licence"],
             note=f"trained here: {row.name}",
             classes=row.report["taught"],
         )

@@ -27,7 +27,7 @@ from distillation.recipe import Recipe
 from distillation.recipe_fields import is_local, is_trained
 from distillation.taught_classes import taught_classes, untaught_classes
 from distillation.teachers import TeacherShape
-from state.tables import Dataset, Generator, Job
+from state.tables import Dataset, Generator
 
 DATASET = "ds_"
 MAX_SHARDS = 5000
@@ -177,8 +177,9 @@ def _with_licence(session: Session, recipe: Recipe) -> Recipe:
     wanted = recipe.data.generator
     if not is_trained(wanted.model) or wanted.licence:
         return recipe
-    job = session.get_one(Job, session.get_one(Generator, wanted.model).job_id)
-    generator = wanted.model_copy(update={"licence": job.recipe["licence"]})
+    report = session.get_one(Generator, wanted.model).report
+    assert report is not None, "an untrained generator is refused before"
+    generator = wanted.model_copy(update={"licence": report["licence"]})
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"generator": generator})})
 
 

@@ -29,7 +29,7 @@ image = pipeline("a photo of a {name}", num_inference_steps=1, guidance_scale=0.
 
 def write_card(folder: Path, recipe: GeneratorRecipe, domain: Domain, report: dict[str, Any]) -> None:
     """Write ``README.md`` with hub metadata; the licence in it is of the photos and of the teacher, who bind alike."""
-    licence = recipe.licence or UNSTATED
+    licence = report["licence"] or UNSTATED
     teachers = stated_licence(recipe.teacher.licence, recipe.teacher.model, "teacher")
     data = ModelCardData(
         language="en",
@@ -102,8 +102,7 @@ def _origin(recipe: GeneratorRecipe, report: dict[str, Any], licence: str) -> st
         f"- Photos: their licence: {licence}. What they forbid, these weights may not be used for either.",
         f"- Teacher: `{recipe.teacher.model}`, {stated_revision(recipe.teacher.revision, recipe.teacher.pretrained)}. "
         f"Licence: {stated_licence(recipe.teacher.licence, recipe.teacher.model, 'teacher')}.",
-        f"- First weights and text encoder: {recipe.base or 'none, from nothing and of the teacher'}."
-        + (" Its licence binds too." if recipe.base else ""),
+        f"- Gone on from: {recipe.base or 'nothing'}; text encoder: {'its' if recipe.base else 'of the teacher'}.",
         f"- Training: {training['steps']:,} steps of {recipe.batch_size} images, {training['seconds']:,} seconds, seed "
         f"{recipe.seed}; {COMPARED[recipe.base is not None]}, "
         "discriminators on feature maps (arXiv 2111.01007).",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from distillation.generator_training.critic import Critic
 from distillation.generator_training.evaluation import evaluate_pipeline
 from distillation.generator_training.from_base import FromBase
 from distillation.generator_training.from_nothing import FromNothing
-from distillation.generator_training.networks import OneStep, load_base, save_pipeline
+from distillation.generator_training.networks import load_base, save_pipeline
 from distillation.generator_training.photo_bank import PhotoBank, most_photos
 from distillation.generator_training.photos import split_photos
-from distillation.generator_training.text_encoder import Texts, teacher_texts
+from distillation.generator_training.text_encoder import teacher_texts
 from distillation.generator_training.training import train
 from distillation.plan import resolve_model
 from distillation.prompts import zero_shot_prompts
@@ -41,7 +42,8 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     if device.type == "cpu":
         keep_freed_memory()
     teacher = _teacher(recipe, device)
-    base, texts = _base(request, teacher)
+    base_folder = _base_folder(request)
+    base, texts = load_base(base_folder, recipe.size, device) if base_folder else (None, teacher_texts(teacher))
     split = split_photos(request.inputs["photos"][0], recipe, report.warning)
     prompts = zero_shot_prompts(split.domain)
     critic = Critic(teacher, prompts, recipe.size)
@@ -80,7 +82,7 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
         "training": trained,
         "seed": recipe.seed,
         "base": recipe.base,
-        "licence": recipe.licence,
+        "licence": _licence(recipe, base_folder),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "versions": versions(),
         **figures,
@@ -93,14 +95,21 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     return {**summary, "teacher_acc1": content["teacher_acc1"]["generated"], "steps": trained["steps"]}
 
 
-def _base(request: Request[GeneratorRecipe], teacher: TeacherModel) -> tuple[OneStep | None, Texts]:
-    """The generator to go on from, if there is one, and the texts to learn with: its own, or the teacher's."""
-    recipe = request.recipe
-    if recipe.base is None:
-        return None, teacher_texts(teacher)
+def _base_folder(request: Request[GeneratorRecipe]) -> str | None:
+    """Where the generator to go on from lies, if there is one."""
+    if request.recipe.base is None:
+        return None
     trained = request.inputs.get("base")
-    folder = str(trained[0] / FOLDER) if trained else resolve_model(recipe.base, "generator")
-    return load_base(folder, recipe.size, teacher.device)
+    return str(trained[0] / FOLDER) if trained else resolve_model(request.recipe.base, "generator")
+
+
+def _licence(recipe: GeneratorRecipe, base_folder: str | None) -> str:
+    """Of the photos, and of those that the base learnt from: what either forbids is forbidden."""
+    if base_folder is None:
+        return recipe.licence
+    told = Path(base_folder) / "report.json"
+    of_base = json.loads(told.read_text(encoding="utf-8"))["licence"] if told.is_file() else "see its card"
+    return f"{recipe.licence or 'not stated'}; of the base's photos: {of_base or 'not stated'}"
 
 
 def _worth_a_look(recipe: GeneratorRecipe, classes: int) -> int:

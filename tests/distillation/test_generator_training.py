@@ -121,14 +121,15 @@ def test_training_goes_on_from_a_generator(teacher_folder: Path, tmp_path: Path)
     def weights(folder: Path) -> torch.Tensor:
         return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"].float()
 
-    first = train("first", STARTER / "teacher")
-    second, new = train("second", base=str(first), seed=1), train("new", seed=1)
+    first = train("first", STARTER / "teacher", licence="CC0-1.0")
+    second, new = train("second", base=str(first), licence="mine", seed=1), train("new", seed=1)
     assert torch.allclose(weights(second), weights(first), atol=1e-3)
     assert not torch.allclose(weights(new), weights(first), atol=1e-3)
     config = json.loads((second / "text_encoder" / "config.json").read_text())
     assert config == json.loads((first / "text_encoder" / "config.json").read_text())  # not the second one's teacher's
-    assert json.loads((second / "report.json").read_text())["base"] == str(first)
-    assert str(first) in ModelCard.load(second / "README.md").text
+    report, card = json.loads((second / "report.json").read_text()), ModelCard.load(second / "README.md").text
+    assert report["base"] == str(first) and str(first) in card
+    assert report["licence"] == "mine; of the base's photos: CC0-1.0" and report["licence"] in card
 
 
 def test_photos_are_split_by_class_and_seed(tmp_path: Path, teacher_folder: Path) -> None:
