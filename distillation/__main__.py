@@ -67,15 +67,8 @@ def train_generator(
     from distillation import pipeline
     from distillation.generator_recipe import GeneratorRecipe, load_generator_recipe
 
-    options: dict[str, object] = {"name": name, "teacher": teacher and {"model": teacher}, "base": base}
-    options |= {
-        "size": size,
-        "steps": steps,
-        "minutes": minutes,
-        "batch_size": batch_size,
-        "seed": seed,
-        "licence": licence,
-    }
+    options: dict[str, object] = {"name": name, "licence": licence, "base": base, "size": size, "seed": seed}
+    options |= {"teacher": teacher and {"model": teacher}, "steps": steps, "minutes": minutes, "batch_size": batch_size}
     given = {key: value for key, value in options.items() if value is not None}
     default: dict[str, object] = {}
     if dataset is not None:

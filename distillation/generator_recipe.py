@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from distillation.class_matching import match_classes
 from distillation.errors import DatasetError
 from distillation.recipe import MAX_MINUTES, MAX_STEPS, ClassSpec, Domain, Teacher, distinct_classes, named_classes
-from distillation.recipe_fields import Section
+from distillation.recipe_fields import Section, is_local, is_trained
 
 DEFAULT_STEPS = 8500
 """About 70 minutes on two CPU cores at 64 pixels."""
@@ -39,9 +39,9 @@ class GeneratorRecipe(Section):
     base: str | None = Field(
         None,
         min_length=1,
-        description="A generator to go on from, one trained here: `starter`, an id (`gen_...`), or for the library a "
-        "directory. It brings its text encoder and what it knows of drawing; classes that are not learnt again are "
-        "forgotten. null: from nothing.",
+        description="A generator to go on from, one trained here: `starter`, an id (`gen_...`), or a directory. It "
+        "brings its text encoder and what it knows of drawing; classes that are not learnt again are forgotten. null: "
+        "from nothing.",
     )
     size: int = Field(
         64, ge=32, le=256, multiple_of=16, description="Image side in pixels, a multiple of 16; 64 has been tried."
@@ -62,6 +62,13 @@ class GeneratorRecipe(Section):
     )
     seed: int = Field(0, ge=0, lt=2**31)
     licence: str = Field("", max_length=500, description="The photos' licence, repeated on the model card.")
+
+    @field_validator("base")
+    @classmethod
+    def _trained_here(cls, value: str | None) -> str | None:
+        if value is None or value == "starter" or is_trained(value) or is_local(value):
+            return value
+        raise ValueError("it is `starter`, the id of a trained generator (gen_...), or a directory (/... or ./...)")
 
     @field_validator("classes", mode="before")
     @classmethod

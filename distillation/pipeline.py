@@ -28,7 +28,8 @@ def run_recipe(recipe: Recipe, out: Path, on_event: Listener) -> Path:
     Raises:
         StageError: a stage failed.
     """
-    _refuse_id(recipe.data.generator.model, "data.generator.model", ", with steps: 1 and guidance: 0")
+    hint = "download it and give its directory, with steps: 1 and guidance: 0"
+    _refuse_id(recipe.data.generator.model, "data.generator.model", hint)
     out = out.resolve()  # the child processes have another working directory
     external = _external_inputs(recipe, out)
     tasks = plan(recipe, lambda name: dataset_fingerprint(str(external.get(name, name))))
@@ -62,7 +63,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, on_event: Listener) -> P
     Raises:
         StageError: the training failed.
     """
-    _refuse_id(recipe.base or "", "base", "")
+    _refuse_id(recipe.base or "", "base", "download it and give its directory")
     out = out.resolve()  # the child process has another working directory
     photos = _photos(recipe.dataset, out)
     [task] = plan_generator(recipe, lambda _name: dataset_fingerprint(str(photos)))
@@ -80,10 +81,11 @@ def train_generator(recipe: GeneratorRecipe, out: Path, on_event: Listener) -> P
     return generator
 
 
-def _refuse_id(generator: str, field: str, more: str) -> None:
+def _refuse_id(generator: str, field: str, hint: str) -> None:
+    """Only a service knows its generators by their ids."""
     if is_trained(generator):
         message = f"{generator} is a generator of a service, which is not asked here"
-        raise StageError("weights_missing", message, f"download it and give its directory{more}", field)
+        raise StageError("weights_missing", message, hint, field)
 
 
 def _folder(task: StageTask, out: Path) -> Path:

@@ -94,6 +94,11 @@ def fingerprint(model: str, kind: str, *details: str | None) -> str:
     return "@".join([model if folder is None else _content(str(folder)), *given])
 
 
+def _generator_fingerprint(model: str, fingerprint_of: Callable[[str], str], *details: str | None) -> str:
+    """A trained generator is identified by its bundle, any other by :func:`fingerprint`."""
+    return fingerprint(fingerprint_of(model) if is_trained(model) else model, "generator", *details)
+
+
 def _content(path: str) -> str:
     """A hash of a file or of all files of a folder."""
     folder = Path(path)
@@ -124,9 +129,7 @@ def plan(recipe: Recipe, fingerprint_of: Callable[[str], str]) -> list[StageTask
     domain, data, training = recipe.domain, recipe.data, recipe.training
     teacher = fingerprint(recipe.teacher.model, "teacher", recipe.teacher.pretrained, recipe.teacher.revision)
     parts = (data.generator.revision, data.generator.lora, data.generator.decoder)
-    generator = fingerprint(data.generator.model, "generator", *parts)
-    if is_trained(data.generator.model):
-        generator = fingerprint(fingerprint_of(data.generator.model), "generator", *parts)
+    generator = _generator_fingerprint(data.generator.model, fingerprint_of, *parts)
     classes = [item.model_dump(mode="json") for item in domain.classes]
 
     prompts = _digest(["prompts", classes, domain.superclass, data.prompts.model_dump(mode="json"), data.seed])
@@ -180,9 +183,8 @@ def plan_generator(recipe: GeneratorRecipe, fingerprint_of: Callable[[str], str]
     settings = recipe.model_dump(mode="json", exclude={"dataset", "base"})
     parts = ["generator", teacher, fingerprint_of(recipe.dataset), settings]
     if recipe.base is not None:
-        parts.append(fingerprint_of(recipe.base) if is_trained(recipe.base) else fingerprint(recipe.base, "generator"))
-    key = _digest(parts)
-    return [StageTask("generator", 0, key, NEEDS["generator"])]
+        parts.append(_generator_fingerprint(recipe.base, fingerprint_of))
+    return [StageTask("generator", 0, _digest(parts), NEEDS["generator"])]
 
 
 def image_count(recipe: Recipe) -> int:

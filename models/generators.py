@@ -24,6 +24,7 @@ def load_generator(
     revision: str | None = None,
     lora: str | None = None,
     decoder: str | None = None,
+    field: str = FIELD,
 ) -> DiffusionPipeline:
     """Load a pipeline, ready to sample: on its device, in its precision, in channels-last memory.
 
@@ -37,6 +38,7 @@ def load_generator(
         lora: a LoRA fused into the pipeline: a directory, a safetensors file, ``org/name`` or ``org/name@commit``.
             One with `lcm` in its name also sets the LCM scheduler, without which its few steps give noise.
         decoder: an AutoencoderTiny in place of the pipeline's own decoder: a directory or ``org/name@commit``.
+        field: the recipe's field that names the model, for errors.
 
     Raises:
         ModelError: weights_missing, weights_gated or hub_unreachable.
@@ -46,7 +48,7 @@ def load_generator(
             "weights_missing",
             f"'{model}' is not a diffusers pipeline: it has no model_index.json",
             "give the directory written by diffusers' save_pretrained, or a hub id with `revision`",
-            FIELD,
+            field,
         )
     try:
         config = DiffusionPipeline.load_config(model, revision=revision)
@@ -57,7 +59,7 @@ def load_generator(
             model, revision=revision, dtype=_weight_dtype(config, device), use_safetensors=True, **absent
         )
     except Exception as error:
-        raise explain_hub_error(error, f"the generator '{model}'", FIELD) from error
+        raise explain_hub_error(error, f"the generator '{model}'", field) from error
     if lora is not None:
         _fuse_lora(pipeline, lora)
     if decoder is not None:

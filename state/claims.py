@@ -324,6 +324,6 @@ def _named(session: Session, stage: str, recipe: dict[str, Any]) -> dict[str, st
             return {"dataset": dataset(evaluated_on)}
         case "generator":
             named = {"photos": dataset(recipe["dataset"])}
-            base = recipe.get("base") or ""
+            base = recipe.get("base") or ""  # recipes of earlier versions have none
             return named | {"base": generator(base)} if is_trained(base) else named
     return {}

@@ -13,6 +13,7 @@ from distillation.generator_recipe import GeneratorRecipe, classes_of, unusable_
 from distillation.names import known_towers, teacher_problem
 from distillation.plan import StageTask, model_folder, plan_generator
 from distillation.recipe_fields import is_trained
+from distillation.taught_classes import taught_classes
 from state.tables import Dataset
 
 
@@ -58,12 +59,15 @@ def _teacher(recipe: GeneratorRecipe) -> list[FieldError]:
 
 
 def _base(session: Session, base: str | None) -> list[FieldError]:
-    """It must be there; whether it was trained here, its networks will tell."""
+    """It must be there, and say what it was taught: pipelines of others do not."""
     if base is None:
         return []
     if is_trained(base):
         return generator_errors(session, base, "/base")
-    if (folder := model_folder(base, "generator")) is None:
+    folder = model_folder(base, "generator")
+    if folder is not None and (errors := folder_errors([("/base", folder, "model_index.json")])):
+        return errors
+    if taught_classes(base) is None:
         message = f"'{base}' is no generator trained here; name `starter`, one of GET /v1/generators, or leave it out"
-        return [field_error("/base", message, "unknown_generator")]
-    return folder_errors([("/base", folder, "model_index.json")])
+        return [field_error("/base", message, "bad_architecture")]
+    return []

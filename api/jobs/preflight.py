@@ -53,8 +53,8 @@ def check(session: Session, recipe: Recipe) -> Checked:
     """
     warnings: list[str] = []
     errors = [*_classes(session, recipe), *_shards(recipe), *_names(recipe), *_folders(recipe)]
-    errors += [*generator_errors(session, recipe.data.generator.model, "/recipe/data/generator/model")]
-    errors += [*_datasets(session, recipe, warnings)]
+    errors += generator_errors(session, recipe.data.generator.model, "/recipe/data/generator/model")
+    errors += _datasets(session, recipe, warnings)
     teacher, student = recipe_teacher_shape(recipe), None
     try:
         student = resolve(recipe)

@@ -13,11 +13,6 @@ from distillation.recipe import Domain
 from distillation.recipe_fields import slug
 
 NAMED_CLASSES = 60
-COMPARED = {
-    False: "conditional variational autoencoder (arXiv 1312.6114, 1512.09300) on the teacher's features",
-    True: "images assigned to photos by the teacher's features (arXiv 1803.05573)",
-}
-"""How images were compared with photos, by whether there was a base."""
 UNSTATED = "not stated; look it up before you share this generator"
 SNIPPET = """import torch
 from diffusers import StableDiffusionPipeline
@@ -104,7 +99,7 @@ def _origin(recipe: GeneratorRecipe, report: dict[str, Any], licence: str) -> st
         f"Licence: {stated_licence(recipe.teacher.licence, recipe.teacher.model, 'teacher')}.",
         f"- Gone on from: {recipe.base or 'nothing'}; text encoder: {'its' if recipe.base else 'of the teacher'}.",
         f"- Training: {training['steps']:,} steps of {recipe.batch_size} images, {training['seconds']:,} seconds, seed "
-        f"{recipe.seed}; {COMPARED[recipe.base is not None]}, "
+        f"{recipe.seed}; {training['method']}, "
         "discriminators on feature maps (arXiv 2111.01007).",
         f"- Versions: {versions}.",
     ]

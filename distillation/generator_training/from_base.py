@@ -22,13 +22,14 @@ ADVERSARIAL_RISE = 120
 
 
 class FromBase(GeneratorTrainer):
-    """Args: see :class:`GeneratorTrainer`; ``texts`` are the base's, ``base`` is changed."""
+    """Learns classes; ``texts`` are those that ``base`` reads, and ``base`` itself is changed."""
 
-    RATE, OF_CLASS = 2e-4, 8
+    METHOD = "images assigned to photos by the teacher's features (arXiv 1803.05573)"
+    RATE, BETAS, OF_CLASS = 2e-4, (0.5, 0.99), 8
 
     def __init__(self, domain: Domain, critic: Critic, bank: PhotoBank, texts: Texts, seed: int, base: OneStep) -> None:
         torch.manual_seed(seed)
-        super().__init__(domain, critic, bank, texts, seed, base, {}, momentum=(0.5, 0.99))
+        super().__init__(domain, critic, bank, texts, seed, base, {})
 
     def _loss(self, drawn: Drawn, number: int, done: float) -> tuple[Tensor, dict[str, Tensor]]:
         made = self._make(self.model.draw_noise(len(drawn.captions)), drawn.captions)

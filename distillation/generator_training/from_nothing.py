@@ -31,16 +31,17 @@ ADVERSARY_FROM = 0.45
 
 
 class FromNothing(GeneratorTrainer):
-    """Args: see :class:`GeneratorTrainer`; the seed decides the first weights too."""
+    """Learns to draw and the classes at once; the seed decides the first weights too."""
 
-    RATE, OF_CLASS = 1e-3, 1
+    METHOD = "conditional variational autoencoder (arXiv 1312.6114, 1512.09300) on the teacher's features"
+    RATE, BETAS, OF_CLASS = 1e-3, (0.9, 0.99), 1
 
     def __init__(self, domain: Domain, critic: Critic, bank: PhotoBank, texts: Texts, seed: int) -> None:
         torch.manual_seed(seed)
         model = OneStep(critic.size, texts.width)
         self._encoder = PhotoEncoder(critic, model.latent_side)
         others: dict[str, torch.nn.Module] = {"encoder": self._encoder}
-        super().__init__(domain, critic, bank, texts, seed, model, others, momentum=(0.9, 0.99))
+        super().__init__(domain, critic, bank, texts, seed, model, others)
 
     def _loss(self, drawn: Drawn, number: int, done: float) -> tuple[Tensor, dict[str, Tensor]]:
         # Until the discriminators come in, which alone can say something about images of plain noise, all are coded.

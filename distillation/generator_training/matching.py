@@ -19,8 +19,7 @@ def matched(made: Tensor, photos: Tensor, group: int) -> Tensor:
     Returns:
         int64 ``(n,)``.
     """
-    first = torch.arange(0, len(made), group)
-    pairs = zip(made.float().split(group), photos.float().split(group), strict=True)
-    costs = torch.stack([torch.cdist(ours, theirs).square() for ours, theirs in pairs]).cpu().numpy()
-    orders = [torch.from_numpy(linear_sum_assignment(cost)[1]) for cost in costs]
-    return (torch.stack(orders) + first[:, None]).flatten().to(made.device)
+    ours, theirs = (rows.float().unflatten(0, (-1, group)) for rows in (made, photos))
+    costs = torch.cdist(ours, theirs).square().cpu().numpy()
+    orders = [torch.from_numpy(linear_sum_assignment(cost)[1]) + group * number for number, cost in enumerate(costs)]
+    return torch.cat(orders).to(made.device)

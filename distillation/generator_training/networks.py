@@ -90,19 +90,15 @@ def load_base(folder: str, size: int, device: torch.device) -> tuple[OneStep, Te
     Raises:
         ModelError: there is no such pipeline, or it was not trained here.
     """
+    pipeline = load_generator(folder, device=torch.device("cpu"), field="base")
     try:
-        pipeline = load_generator(folder, device=torch.device("cpu"))
         texts = Texts(pipeline.text_encoder.to(device), pipeline.tokenizer)
         model = OneStep(size, texts.width)
         model.unet.load_state_dict(pipeline.unet.state_dict())
         model.vae.load_state_dict(pipeline.vae.state_dict())
-    except ModelError as error:
-        raise ModelError(error.code, error.message, error.hint, "base") from error
     except (AttributeError, RuntimeError) as error:
         message = f"'{folder}' is not a generator trained here: {str(error).splitlines()[0]}"
-        raise ModelError(
-            "bad_architecture", message, "leave `base` out, or name one of GET /v1/generators", "base"
-        ) from error
+        raise ModelError("bad_architecture", message, "name one that was, or leave `base` out", "base") from error
     return model, texts
 
 

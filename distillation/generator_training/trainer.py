@@ -53,13 +53,16 @@ class GeneratorTrainer(ABC):
 
     Args:
         domain: the classes, by the labels of the bank's photos.
-        model: the generator to train.
-        others: what is trained with it.
-        momentum: Adam's betas for the generator.
         seed: with a step's number it decides all that is drawn in it.
+        model: the generator to train.
+        others: what is trained with it, by name.
     """
 
+    METHOD: str
+    """How images are compared with photos, for the card."""
     RATE: float
+    BETAS: tuple[float, float]
+    """Of the generator's Adam."""
     OF_CLASS: int
     """Images of one class, one after another, in a batch."""
 
@@ -72,7 +75,6 @@ class GeneratorTrainer(ABC):
         seed: int,
         model: OneStep,
         others: dict[str, nn.Module],
-        momentum: tuple[float, float],
     ) -> None:
         self._names = [(item.name, *item.synonyms) for item in domain.classes]
         self._critic, self._bank, self._texts, self._seed = critic, bank, texts, seed
@@ -84,7 +86,7 @@ class GeneratorTrainer(ABC):
         trained = (self.model, *self._others.values())
         self._trained = [weight for part in trained for weight in part.parameters() if weight.requires_grad]
         self._optimizers = {
-            "generator": torch.optim.Adam(self._trained, betas=momentum, fused=True),
+            "generator": torch.optim.Adam(self._trained, betas=self.BETAS, fused=True),
             "discriminators": torch.optim.Adam(judges.parameters(), betas=(0.0, 0.99), fused=True),
         }
         swa = torch.optim.swa_utils

@@ -79,7 +79,7 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
         "size": recipe.size,
         "photos": {"training": len(bank.images), "held_out": len(held_out)},
         "teacher": recipe.teacher.model,
-        "training": trained,
+        "training": {"method": trainer.METHOD, **trained},
         "seed": recipe.seed,
         "base": recipe.base,
         "licence": _licence(recipe, base_folder),

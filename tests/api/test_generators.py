@@ -141,7 +141,8 @@ def test_images_belong_to_the_generator_that_draws_them(service: Service) -> Non
     assert keys[0] and not keys[0] & keys[1]
 
 
-def test_a_training_goes_on_from_another_generator(service: Service) -> None:
+def test_a_training_goes_on_from_another_generator(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")  # a pipeline that does not say what it was taught
     ds = dataset(service)
     first = submit(service, dataset=ds, name="first").json()
     (error,) = submit(service, dataset=ds, base=first["id"]).json()["errors"]
@@ -159,8 +160,9 @@ def test_a_training_goes_on_from_another_generator(service: Service) -> None:
     service.http.post(f"/v1/jobs/{second['job_id']}/cancel")
     for base, code in (
         ("gen_" + "0" * 26, "unknown_generator"),
-        ("some-org/some-model", "unknown_generator"),
+        ("some-org/some-model", "value_error"),
         ("/nowhere", "weights_missing"),
+        (str(tmp_path), "bad_architecture"),
     ):
         (error,) = submit(service, dataset=ds, base=base).json()["errors"]
         assert (error["pointer"], error["code"]) == ("/base", code)

@@ -48,11 +48,13 @@ class StopAfter(Reporter):
         self.stop_requested = unit == "steps" and done >= self.steps
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(teacher_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", [None, "starter"])
+def test_a_stopped_training_goes_on_to_the_same_weights(teacher_folder: Path, tmp_path: Path, base: str | None) -> None:
     photos = photo_dataset(tmp_path)
 
     def request(name: str) -> Request[GeneratorRecipe]:
-        return Request("generator", 0, "key", recipe(teacher_folder), {"photos": [photos]}, tmp_path / name)
+        settings = recipe(teacher_folder, base=base)
+        return Request("generator", 0, "key", settings, {"photos": [photos]}, tmp_path / name)
 
     whole, parts = request("whole"), request("parts")
     run_stage(whole, Reporter(stream=io.StringIO()))
