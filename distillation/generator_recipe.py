@@ -40,8 +40,8 @@ class GeneratorRecipe(Section):
         None,
         min_length=1,
         description="A generator to go on from, one trained here: `starter`, an id (`gen_...`), or a directory. It "
-        "brings its text encoder and what it knows of drawing; classes that are not learnt again are forgotten. null: "
-        "from nothing.",
+        "brings what it knows of drawing, and learns to read the teacher's texts first; classes that are not learnt "
+        "again are forgotten. null: from nothing.",
     )
     size: int = Field(
         64, ge=32, le=256, multiple_of=16, description="Image side in pixels, a multiple of 16; 64 has been tried."

@@ -15,6 +15,7 @@ from distillation.embedding import Embedder
 from distillation.generator_training.kid import kernel_distance
 from distillation.generator_training.nearest import nearest_distances
 from distillation.generator_training.photos import Photos
+from distillation.generator_training.variety import variety
 from distillation.metrics import class_recalls
 from distillation.recipe import Domain
 from distillation.sampling_plan import image_seed
@@ -64,6 +65,10 @@ def evaluate_pipeline(
             name: {"generated": _rounded(ours), "held_out": _rounded(theirs)}
             for name, ours, theirs in zip(domain.class_names, generated, photos, strict=True)
         },
+        "variety": {
+            "generated": _rounded_or_none(variety(made, labels)),
+            "held_out": _rounded_or_none(variety(real, held_out.labels.numpy())),
+        },
         "kid": {
             "generated": kernel_distance(made, real, seed),
             # What remains between photos and photos: no generator can be expected to come nearer.
@@ -94,3 +99,7 @@ def _distances(images: Tensor, photos: Tensor, device: torch.device, seed: int) 
 
 def _rounded(value: float) -> float:
     return round(float(value), 4)
+
+
+def _rounded_or_none(value: float | None) -> float | None:
+    return None if value is None else _rounded(value)

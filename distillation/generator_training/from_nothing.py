@@ -16,9 +16,10 @@ from distillation.generator_training.networks import OneStep
 from distillation.generator_training.photo_bank import PhotoBank
 from distillation.generator_training.photo_encoder import CODE_CHANNELS, PhotoEncoder, divergence
 from distillation.generator_training.text_encoder import Texts
-from distillation.generator_training.trainer import ADVERSARIAL, RECOGNITION, Drawn, GeneratorTrainer, Made
+from distillation.generator_training.trainer import Drawn, GeneratorTrainer, Made
 from distillation.recipe import Domain
 
+ADVERSARIAL, RECOGNITION = 0.3, 0.2
 DIVERGENCE = 0.02
 COARSE, COARSE_WEIGHT = (4, 8), 40.0
 """Sides in pixels of the parts whose colours are compared, and their weight."""

@@ -72,16 +72,20 @@ class OneStep(nn.Module):
             noise: see :meth:`draw_noise`.
             text: hidden states, ``(n, context, width)``.
         """
+        pixels: Tensor = self.vae.decoder(self.latents(noise, text))
+        return pixels
+
+    def latents(self, noise: Tensor, text: Tensor) -> Tensor:
+        """What is decoded to images, shaped as the noise."""
         times = torch.full((len(noise),), LAST_TIME, device=noise.device)
         # On a CPU the fused attention's backward pass is slower than plain matrix products at these tiny sizes.
         with sdpa_kernel(SDPBackend.MATH):
-            latents = self.unet(noise, times, encoder_hidden_states=text).sample
-        pixels: Tensor = self.vae.decoder(latents)
-        return pixels
+            latents: Tensor = self.unet(noise, times, encoder_hidden_states=text).sample
+        return latents
 
 
 def load_base(folder: str, size: int, device: torch.device) -> tuple[OneStep, Texts]:
-    """A generator to go on from, and the texts that it reads.
+    """A generator to go on from, and the texts that it learnt to read.
 
     Args:
         folder: a pipeline written by :func:`save_pipeline`.

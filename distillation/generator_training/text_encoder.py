@@ -1,4 +1,4 @@
-"""The text encoder of a pipeline: a base generator's own, or the teacher's text tower with transformers' names."""
+"""The text encoder of a pipeline: the teacher's text tower with transformers' names."""
 
 from __future__ import annotations
 

@@ -24,7 +24,6 @@ from distillation.optimizer_state import load_optimizer, optimizer_tensors, unde
 from distillation.recipe import Domain
 
 JUDGES_RATE = 1e-3
-ADVERSARIAL, RECOGNITION = 0.3, 0.2
 EMA_DECAY = 0.998
 LARGEST_NORM = 5.0
 

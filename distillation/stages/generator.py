@@ -11,19 +11,23 @@ import torch
 
 from distillation.embedding import Embedder
 from distillation.generator_recipe import DEFAULT_STEPS, GeneratorRecipe, unusable_teacher
+from distillation.generator_training import reading
 from distillation.generator_training.card import write_card
 from distillation.generator_training.critic import Critic
 from distillation.generator_training.evaluation import evaluate_pipeline
 from distillation.generator_training.from_base import FromBase
 from distillation.generator_training.from_nothing import FromNothing
-from distillation.generator_training.networks import load_base, save_pipeline
+from distillation.generator_training.networks import OneStep, load_base, save_pipeline
 from distillation.generator_training.photo_bank import PhotoBank, most_photos
 from distillation.generator_training.photos import split_photos
-from distillation.generator_training.text_encoder import teacher_texts
+from distillation.generator_training.reading import read_anew, reads_alike
+from distillation.generator_training.text_encoder import Texts, teacher_texts
+from distillation.generator_training.trainer import GeneratorTrainer
 from distillation.generator_training.training import train
 from distillation.plan import resolve_model
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Interrupted, Reporter, Request, StageError, versions, write_atomically
+from distillation.recipe import Domain
 from distillation.taught_classes import write_taught_classes
 from models.memory import keep_freed_memory
 from models.teachers import TeacherModel, load_teacher
@@ -43,7 +47,8 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
         keep_freed_memory()
     teacher = _teacher(recipe, device)
     base_folder = _base_folder(request)
-    base, texts = load_base(base_folder, recipe.size, device) if base_folder else (None, teacher_texts(teacher))
+    base = load_base(base_folder, recipe.size, device) if base_folder else None
+    texts = teacher_texts(teacher)
     split = split_photos(request.inputs["photos"][0], recipe, report.warning)
     prompts = zero_shot_prompts(split.domain)
     critic = Critic(teacher, prompts, recipe.size)
@@ -62,7 +67,11 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
 
     bank = PhotoBank.fill(critic, looked_at, on_looked)
     learnt_from = (split.domain, critic, bank, texts, recipe.seed)
-    trainer = FromNothing(*learnt_from) if base is None else FromBase(*learnt_from, base)
+    trainer: GeneratorTrainer
+    if base is None:
+        trainer = FromNothing(*learnt_from)
+    else:
+        trainer = FromBase(*learnt_from, _reading(*base, texts, split.domain, recipe.seed, report))
     trained = train(trainer, recipe, request.out, report)
     if report.stop_requested:
         raise Interrupted  # the last checkpoint is of the whole training
@@ -93,6 +102,20 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     write_card(folder, recipe, split.domain, content)
     summary = {name: content[name] for name in ("classes", "images_per_s")}
     return {**summary, "teacher_acc1": content["teacher_acc1"]["generated"], "steps": trained["steps"]}
+
+
+def _reading(base: OneStep, before: Texts, texts: Texts, domain: Domain, seed: int, report: Reporter) -> OneStep:
+    """The base, once it reads the teacher's texts."""
+    names = [(item.name, *item.synonyms) for item in domain.classes]
+    if reads_alike(before, texts, names):
+        return base
+
+    def on_step(done: int) -> None:
+        report.progress(done, reading.STEPS, "reading steps")
+        if report.stop_requested:
+            raise Interrupted
+
+    return read_anew(base, before, texts, names, seed, on_step)
 
 
 def _base_folder(request: Request[GeneratorRecipe]) -> str | None:

@@ -10,9 +10,10 @@ from rich.console import Console, RenderableType
 from stillroom.errors import field_errors
 from stillroom.progress import LiveBars, job_display
 from stillroom.rendering import megabytes, rows_table, seconds_text
-from stillroom.report_view import report_view
+from stillroom.report_view import generator_report_view, report_view
 from stillroom.schemas import Event, Job
 
+from tests.api.seeds import GENERATOR_REPORT
 from tests.client.faulty import event, job
 
 
@@ -130,3 +131,10 @@ def test_numbers_for_people() -> None:
     assert [megabytes(0), megabytes(2_500_000)] == ["0 B", "2.5 MB"]
     assert [seconds_text(None), seconds_text(3.14159), seconds_text(150)] == ["", "3.1 s", "2 min 30 s"]
     assert "1,000" in text_of(rows_table([{"name": "a", "params": 1000}, {"name": "b", "params": None}]))
+
+
+def test_a_generator_that_repeats_itself_is_seen() -> None:
+    shown = text_of(generator_report_view({**GENERATOR_REPORT, "variety": {"generated": 0.0, "held_out": 0.5}}))
+    assert "variety within a class" in shown and "0.0000" in shown and "0.5000" in shown
+    earlier = {name: value for name, value in GENERATOR_REPORT.items() if name != "variety"}
+    assert "variety" not in text_of(generator_report_view(earlier))

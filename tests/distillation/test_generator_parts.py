@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from pathlib import Path
@@ -19,7 +18,6 @@ from distillation.generator_training.captions import COLOURS, UNSAID, background
 from distillation.generator_training.critic import Critic, feature_levels, noisy
 from distillation.generator_training.discriminators import Discriminators, discriminator_loss
 from distillation.generator_training.kid import kernel_distance, squared_mmd
-from distillation.generator_training.matching import matched
 from distillation.generator_training.nearest import nearest_distances
 from distillation.generator_training.networks import OneStep, load_base, save_pipeline
 from distillation.generator_training.photo_bank import PhotoBank
@@ -52,21 +50,6 @@ def test_a_photo_has_a_code_of_the_noises_size_that_says_which_it_is(teacher_fol
     assert mean.shape == log_variance.shape == (3, CODE_CHANNELS, *noise.shape[2:])
     assert float(log_variance.mean()) == pytest.approx(FIRST_LOG_VARIANCE, abs=1)
     assert not torch.allclose(mean[0], mean[1], atol=0.01)
-
-
-def test_images_are_assigned_to_photos_of_their_group_at_least_cost() -> None:
-    torch.manual_seed(0)
-    made, photos = torch.randn(8, 5), torch.randn(8, 5)
-    order = matched(made, photos, 4).tolist()
-    for first in (0, 4):
-        rows = range(first, first + 4)
-        costs = {
-            chosen: sum(float((made[row] - photos[one]).square().sum()) for row, one in zip(rows, chosen, strict=True))
-            for chosen in itertools.permutations(rows)
-        }
-        assert tuple(order[first : first + 4]) == min(costs, key=lambda chosen: costs[chosen])
-    shuffled = torch.tensor([2, 0, 3, 1])
-    assert matched(photos[shuffled], photos[:4], 4).tolist() == shuffled.tolist()
 
 
 @pytest.fixture(scope="module")
