@@ -30,7 +30,7 @@ def match_classes(dataset_classes: Sequence[str], domain: Domain) -> tuple[dict[
     """
     domain_names: dict[str, int] = {}
     for index, item in enumerate(domain.classes):
-        for name in (item.name, *item.synonyms):
+        for name in item.names:
             domain_names.setdefault(normalised(name), index)
     mapping: dict[int, int] = {}
     warnings = []

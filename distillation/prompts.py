@@ -59,7 +59,4 @@ def domain_prompts(
 
 def zero_shot_prompts(domain: Domain) -> list[list[str]]:
     """Prompts of every class for the teacher's zero-shot head: each template with the name and every synonym."""
-    return [
-        [template.format(name) for name in (item.name, *item.synonyms) for template in domain.templates]
-        for item in domain.classes
-    ]
+    return [[template.format(name) for name in item.names for template in domain.templates] for item in domain.classes]

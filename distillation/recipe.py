@@ -40,6 +40,11 @@ class ClassSpec(Section):
         "language model. The teacher never sees them; it judges by name, synonyms and `domain.templates`.",
     )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, then its other names."""
+        return (self.name, *self.synonyms)
+
 
 def named_classes(value: Any) -> Any:
     """Plain names among classes become objects."""
@@ -61,7 +66,7 @@ def distinct_classes(value: tuple[ClassSpec, ...]) -> tuple[ClassSpec, ...]:
     seen: dict[str, int] = {}
     doubled = []
     for index, item in enumerate(value):
-        for name in {item.name.casefold(), *(s.casefold() for s in item.synonyms)}:
+        for name in {name.casefold() for name in item.names}:
             if seen.setdefault(name, index) != index:
                 doubled.append(f"'{name}' (classes {seen[name] + 1} and {index + 1})")
     if doubled:

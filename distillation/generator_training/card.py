@@ -70,8 +70,8 @@ def _figures(report: dict[str, Any]) -> str:
         "|---|---|---|",
         f"| teacher's top-1 among the classes, mean over classes | {acc1['generated']:.1%} | {acc1['held_out']:.1%} |",
     ]
-    if None not in (varieties := report["variety"].values()):
-        cells = " | ".join(f"{value:.4f}" for value in varieties)
+    if apart := report["variety"]:
+        cells = " | ".join(f"{value:.4f}" for value in apart.values())
         rows.append(f"| cosine distance of two images of a class, teacher's features, mean | {cells} |")
     if kid := report["kid"]:
         cells = " | ".join(f"{kid[key]['mean']:.4f} ± {kid[key]['deviation']:.4f}" for key in kid)
@@ -99,9 +99,10 @@ def _origin(recipe: GeneratorRecipe, report: dict[str, Any], licence: str) -> st
         "## What it was made from",
         "",
         f"- Photos: their licence: {licence}. What they forbid, these weights may not be used for either.",
-        f"- Teacher: `{recipe.teacher.model}`, {stated_revision(recipe.teacher.revision, recipe.teacher.pretrained)}. "
+        f"- Teacher, whose text encoder it has: `{recipe.teacher.model}`, "
+        f"{stated_revision(recipe.teacher.revision, recipe.teacher.pretrained)}. "
         f"Licence: {stated_licence(recipe.teacher.licence, recipe.teacher.model, 'teacher')}.",
-        f"- Gone on from: {recipe.base or 'nothing'}; text encoder: of the teacher.",
+        f"- Gone on from: {recipe.base or 'nothing'}.",
         f"- Training: {training['steps']:,} steps of {recipe.batch_size} images, {training['seconds']:,} seconds, seed "
         f"{recipe.seed}; {training['method']}, "
         "discriminators on feature maps (arXiv 2111.01007).",

@@ -65,10 +65,9 @@ def evaluate_pipeline(
             name: {"generated": _rounded(ours), "held_out": _rounded(theirs)}
             for name, ours, theirs in zip(domain.class_names, generated, photos, strict=True)
         },
-        "variety": {
-            "generated": _rounded_or_none(variety(made, labels)),
-            "held_out": _rounded_or_none(variety(real, held_out.labels.numpy())),
-        },
+        "variety": {"generated": variety(made, labels), "held_out": of_photos}
+        if (of_photos := variety(real, held_out.labels.numpy())) is not None
+        else None,
         "kid": {
             "generated": kernel_distance(made, real, seed),
             # What remains between photos and photos: no generator can be expected to come nearer.
@@ -99,7 +98,3 @@ def _distances(images: Tensor, photos: Tensor, device: torch.device, seed: int) 
 
 def _rounded(value: float) -> float:
     return round(float(value), 4)
-
-
-def _rounded_or_none(value: float | None) -> float | None:
-    return None if value is None else _rounded(value)

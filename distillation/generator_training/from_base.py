@@ -6,6 +6,8 @@ critic sees: images are drawn to the photos and apart from each other, so that t
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -34,9 +36,7 @@ class FromBase(GeneratorTrainer):
 
     def _loss(self, drawn: Drawn, number: int, done: float) -> tuple[Tensor, dict[str, Tensor]]:
         made = self._make(self.model.draw_noise(len(drawn.captions)), drawn.captions)
-        pairs = zip(made.summaries, drawn.summaries, self._bank.summary_scale, strict=True)
-        apart = torch.stack([energy_distance(o * scale, t * scale, self.OF_CLASS) for o, t, scale in pairs])
-        unlike = apart.mean() + apart[0]  # the image feature counts once more
+        unlike = self._apart(partial(energy_distance, group=self.OF_CLASS), made.summaries, drawn.summaries)
         judged, adversarial = self._judge(drawn, made)
         missed = self._missed(made.summaries[0], drawn.said[:, 0], plain=0)
         risen = min(1.0, number / ADVERSARIAL_RISE)

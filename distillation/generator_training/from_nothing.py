@@ -75,6 +75,10 @@ class FromNothing(GeneratorTrainer):
         total = 2 * F.l1_loss(images, photos) + COARSE_WEIGHT * coarse
         for ours, theirs in zip(made.maps, drawn.maps, strict=True):
             total = total + F.mse_loss(ours[:coded].float(), theirs[:coded]) / len(made.maps)
-        return total + self._apart(
-            [part[:coded] for part in made.summaries], [part[:coded] for part in drawn.summaries]
-        )
+        seen = [part[:coded] for part in drawn.summaries]
+        return total + self._apart(_squared_distance, [part[:coded] for part in made.summaries], seen)
+
+
+def _squared_distance(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Of an image and the photo that it is to resemble, row by row; mean over the rows."""
+    return (ours - theirs).square().sum(1).mean()

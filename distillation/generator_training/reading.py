@@ -33,7 +33,7 @@ def read_anew(
     texts: Texts,
     names: Sequence[Sequence[str]],
     seed: int,
-    on_step: Callable[[int], None] = lambda _step: None,
+    on_step: Callable[[int], None],
 ) -> OneStep:
     """The base's networks, which now read ``texts`` and make of them what ``base`` makes of ``before``.
 
@@ -60,7 +60,7 @@ def read_anew(
             wanted = base.latents(noise, before(said))
         loss = F.mse_loss(model.latents(noise, texts(said)), wanted)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward(inputs=readers)
         optimizer.step()
         on_step(step + 1)
     return model

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -75,7 +76,7 @@ class GeneratorTrainer(ABC):
         model: OneStep,
         others: dict[str, nn.Module],
     ) -> None:
-        self._names = [(item.name, *item.synonyms) for item in domain.classes]
+        self._names = [item.names for item in domain.classes]
         self._critic, self._bank, self._texts, self._seed = critic, bank, texts, seed
         device = critic.device
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
@@ -152,19 +153,16 @@ class GeneratorTrainer(ABC):
     def _scaled(self, maps: list[Tensor]) -> list[Tensor]:
         return [part * scale for part, scale in zip(maps, self._bank.map_scale, strict=True)]
 
-    def _apart(self, made: list[Tensor], seen: list[Tensor]) -> Tensor:
-        """Mean over summaries of their squared distances; the image feature counts once more.
+    def _apart(self, distance: Callable[[Tensor, Tensor], Tensor], made: list[Tensor], seen: list[Tensor]) -> Tensor:
+        """Mean over summaries of a distance between images and photos; the image feature counts once more.
 
         Args:
-            made, seen: summaries, row by row of an image and of the photo that it is compared with.
+            distance: of two sets of rows ``(n, dim)``, scaled so that two photos are about 1 apart.
+            made, seen: summaries of images and of photos.
         """
-        apart = torch.stack(
-            [
-                ((ours - theirs) * scale).square().sum(1).mean()
-                for ours, theirs, scale in zip(made, seen, self._bank.summary_scale, strict=True)
-            ]
-        )
-        return apart.mean() + apart[0]
+        scales = self._bank.summary_scale
+        apart = [distance(ours * scale, theirs * scale) for ours, theirs, scale in zip(made, seen, scales, strict=True)]
+        return torch.stack(apart).mean() + apart[0]
 
     def _missed(self, features: Tensor, labels: Tensor, plain: int) -> Tensor:
         """Cross-entropy of the zero-shot classifier, of images whose class does not yet lead all others by one nat: the

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from distillation.checkpoints import load_newest
 from distillation.embedding import Embedder
 from distillation.generator_recipe import DEFAULT_STEPS, GeneratorRecipe, unusable_teacher
 from distillation.generator_training import reading
@@ -71,7 +72,7 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     if base is None:
         trainer = FromNothing(*learnt_from)
     else:
-        trainer = FromBase(*learnt_from, _reading(*base, texts, split.domain, recipe.seed, report))
+        trainer = FromBase(*learnt_from, _reading(*base, texts, split.domain, request, report))
     trained = train(trainer, recipe, request.out, report)
     if report.stop_requested:
         raise Interrupted  # the last checkpoint is of the whole training
@@ -84,7 +85,7 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     content: dict[str, Any] = {
         "name": recipe.name,
         "classes": len(split.domain.classes),
-        "taught": (taught := [[item.name, *item.synonyms] for item in split.domain.classes]),
+        "taught": (taught := [list(item.names) for item in split.domain.classes]),
         "size": recipe.size,
         "photos": {"training": len(bank.images), "held_out": len(held_out)},
         "teacher": recipe.teacher.model,
@@ -104,18 +105,22 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
     return {**summary, "teacher_acc1": content["teacher_acc1"]["generated"], "steps": trained["steps"]}
 
 
-def _reading(base: OneStep, before: Texts, texts: Texts, domain: Domain, seed: int, report: Reporter) -> OneStep:
+def _reading(
+    base: OneStep, before: Texts, texts: Texts, domain: Domain, request: Request[GeneratorRecipe], report: Reporter
+) -> OneStep:
     """The base, once it reads the teacher's texts."""
-    names = [(item.name, *item.synonyms) for item in domain.classes]
+    names = [item.names for item in domain.classes]
     if reads_alike(before, texts, names):
         return base
+    if load_newest(request.out) is not None:  # its weights have learnt to
+        return OneStep(request.recipe.size, texts.width)
 
     def on_step(done: int) -> None:
         report.progress(done, reading.STEPS, "reading steps")
         if report.stop_requested:
             raise Interrupted
 
-    return read_anew(base, before, texts, names, seed, on_step)
+    return read_anew(base, before, texts, names, request.recipe.seed, on_step)
 
 
 def _base_folder(request: Request[GeneratorRecipe]) -> str | None:
