@@ -41,7 +41,7 @@ import torch
 import typer
 
 from benchmarks.accuracy_arms import Arm, Job, new_job, online_l2, open_clip_distillation, ours
-from benchmarks.harness import Ratio, fastest_type, matmul_flops, print_table, ratio, synchronize, write_json
+from benchmarks.harness import Ratio, console, fastest_type, matmul_flops, print_table, ratio, synchronize, write_json
 from benchmarks.photos.domains import LABELS, photos_of
 from benchmarks.stages_here import generated_images
 from distillation.recipe import Recipe, load_recipe
@@ -115,6 +115,8 @@ def main(
         ["than", *(f"to {mark:.0%}" for mark in MARKS)],
         [[name, *(ratios.get(f"{name} to {mark:.0%}", "") for mark in MARKS)] for name in times if name != "ours"],
     )
+    if any(end <= arms["ours"].curve[0][1] for arms, end in zip(done, final, strict=True)):
+        console.print("No better than at the start: the training is too short, its times and ratios tell nothing.")
     write_json(
         "time_to_accuracy",
         {

@@ -10,11 +10,9 @@ from typing import Annotated
 import typer
 
 from distillation.plan import STARTER
-from distillation.taught_classes import write_taught_classes
 from starter import scores as scoring
 from starter.classes import GENERATED
 from starter.generator import train_starter_generator
-from starter.photos import class_names
 from starter.students import PRESETS, train_base_student
 from starter.teacher import train_teacher
 
@@ -41,14 +39,12 @@ def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int 
         data,
         STARTER / "generator",
         work,
-        labels=list(GENERATED),
+        labels=GENERATED,
         steps=steps,
         batch_size=batch_size,
         seed=SEED,
         base=base,
     )
-    names = class_names(data)
-    write_taught_classes(STARTER / "generator", [names[label][:2] for label in GENERATED])
 
 
 @app.command()
@@ -60,9 +56,9 @@ def students(data: Data, work: Work = WORK, steps: int = 800) -> None:
 
 
 @app.command()
-def scores(data: Data, images_per_class: int = 128, seed: int = 1_000_000) -> None:
+def scores(data: Data) -> None:
     """Measure everything on photos that were not trained on, print it, and write it beside the weights."""
-    figures = scoring.score_all(data, images_per_class=images_per_class, seed=seed)
+    figures = scoring.score_all(data)
     print(json.dumps(figures, indent=1))
     scoring.write_scores(figures, STARTER / "scores.json")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from distillation.datasets import import_dataset, is_dataset
 from distillation.generator_recipe import GeneratorRecipe
@@ -17,8 +19,22 @@ NAMES_OF_CLASS = 2
 LICENCE = "non-commercial research only: trained on Tiny ImageNet, whose photos are ImageNet's"
 
 
+def taught(data: Path, labels: Sequence[int]) -> list[dict[str, Any]]:
+    """Classes as a recipe has them: the usual name, and what else captions may say."""
+    names = class_names(data)
+    return [{"name": names[label][0], "synonyms": names[label][1:NAMES_OF_CLASS]} for label in labels]
+
+
 def train_starter_generator(
-    data: Path, out: Path, work: Path, *, labels: list[int], steps: int, batch_size: int, seed: int, base: str | None
+    data: Path,
+    out: Path,
+    work: Path,
+    *,
+    labels: Sequence[int],
+    steps: int,
+    batch_size: int,
+    seed: int,
+    base: str | None,
 ) -> None:
     """Train the generator, or resume from ``work``, and put the pipeline into ``out``.
 
@@ -30,12 +46,11 @@ def train_starter_generator(
     if not is_dataset(photos):
         with files_of_classes(data, "train", labels, work / "parquet") as source:
             import_dataset(source, photos)
-    names = [class_names(data)[label][:NAMES_OF_CLASS] for label in labels]
     recipe = GeneratorRecipe.model_validate(
         {
             "name": "starter generator",
             "dataset": str(photos),
-            "classes": [{"name": first, "synonyms": others} for first, *others in names],
+            "classes": taught(data, labels),
             "base": base,
             "steps": steps,
             "batch_size": batch_size,

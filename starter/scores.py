@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,27 @@ import torch
 from numpy.typing import NDArray
 
 from distillation.embedding import Embedder
+from distillation.generator_training.evaluation import evaluate_pipeline
+from distillation.generator_training.photos import Photos as LabelledPhotos
 from distillation.plan import STARTER
+from distillation.prompts import zero_shot_prompts
+from distillation.recipe import Domain
 from distillation.student_folder import read_student
 from distillation.views import apply_views, whole_views
 from models.generators import load_generator
 from models.sampling import Sampler
 from models.teachers import TeacherModel, load_teacher
 from starter.classes import GENERATED
-from starter.photos import class_names, load_photos
+from starter.generator import taught
+from starter.photos import Photos, class_names, load_photos
 
 TEMPLATE = "a photo of a {}"
+SEED, OF_CLASS = 1_000_000, 128
+"""Of the images that are measured: seeds that training does not draw, images of a class."""
 
 
-def score_all(data: Path, *, images_per_class: int, seed: int) -> dict[str, Any]:
-    """Teacher and base students on the 5,000 validation photos, and what the teacher says of generated images."""
+def score_all(data: Path) -> dict[str, Any]:
+    """Teacher and base students on the 5,000 validation photos, and the generator's images beside photos."""
     teacher = load_teacher(str(STARTER / "teacher"))
     names = [synonyms[0] for synonyms in class_names(data)]
     embedder = Embedder(teacher, [[TEMPLATE.format(name)] for name in names], on_halved=lambda _size: None)
@@ -37,38 +43,14 @@ def score_all(data: Path, *, images_per_class: int, seed: int) -> dict[str, Any]
             "image_tower_params": teacher.params_image_tower,
             "params": teacher.params_total,
             "acc1_validation_200_classes": _percent(logits.argmax(1) == validation.labels),
-            **_among_generated(logits, validation.labels, names),
         },
         "students": {
             folder.name: _student(folder, teacher, embedder, validation.images, validation.labels, features)
             for folder in sorted((STARTER / "students").glob("*"))
         },
-        "generator": _generator(data, embedder, names, images_per_class, seed),
+        "generator": _generator(data, teacher) | _among_all(embedder, names),
     }
     return figures
-
-
-def _among_generated(
-    logits: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]
-) -> dict[str, float | dict[str, float]]:
-    """The teacher on real photos of the generator's classes, to compare its images with."""
-    asked = np.isin(labels, GENERATED)
-    labels, right = labels[asked], _right_among(logits[asked], labels[asked])
-    return {
-        f"acc1_validation_{len(GENERATED)}_classes": _percent(right),
-        f"per_class_{len(GENERATED)}": _per_class(right, labels, names),
-    }
-
-
-def _right_among(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether the label has the highest logit among the generator's classes."""
-    within = np.array(GENERATED)
-    right: NDArray[np.bool_] = within[logits[:, within].argmax(1)] == labels
-    return right
-
-
-def _per_class(right: NDArray[np.bool_], labels: NDArray[np.int64], names: list[str]) -> dict[str, float]:
-    return {names[label]: _percent(right[labels == label]) for label in GENERATED}
 
 
 def _features(embedder: Embedder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -99,58 +81,29 @@ def _student(
     }
 
 
-def _generator(data: Path, embedder: Embedder, names: list[str], images_per_class: int, seed: int) -> dict[str, Any]:
-    """Teacher's top-1 among all 200 classes on images of each class, and how near they come to training photos."""
+def _generator(data: Path, teacher: TeacherModel) -> dict[str, Any]:
+    """What a trained generator's report has, with the validation photos as those held out."""
+    domain = Domain.model_validate({"name": "starter", "classes": taught(data, GENERATED)})
+    embedder = Embedder(teacher, zero_shot_prompts(domain), on_halved=lambda _size: None)
+    training, held_out = (_of_generated(load_photos(data, split)) for split in ("train", "validation"))
+    folder = STARTER / "generator"
+    return evaluate_pipeline(folder, embedder, domain, training, held_out, batch_size=64, seed=SEED)
+
+
+def _among_all(embedder: Embedder, names: list[str]) -> dict[str, float]:
+    """How many images the teacher takes for the intended class among all 200, not only among the generator's."""
     pipeline = load_generator(str(STARTER / "generator"), device=torch.device("cpu"))
-    sampler = Sampler(pipeline, steps=1, guidance=0.0, batch_size=64)
-    labels = np.repeat(GENERATED, images_per_class)
-    prompts = [TEMPLATE.format(names[label]) for label in labels]
-    began = time.monotonic()
-    images = sampler.sample(prompts, [seed + i for i in range(len(prompts))])
-    seconds = time.monotonic() - began
-    made = images.cpu().numpy()
-    logits = _features(embedder, made) @ embedder.head.cpu().numpy()
-    right, among = logits.argmax(1) == labels, _right_among(logits, labels)
-    nearest, reference = _nearest_photos(data, made, labels)
-    return {
-        "images": len(labels),
-        "images_per_s": round(len(labels) / seconds, 1),
-        "teacher_acc1_200_classes": _percent(right),
-        f"teacher_acc1_{len(GENERATED)}_classes": _percent(among),
-        "per_class_200": _per_class(right, labels, names),
-        f"per_class_{len(GENERATED)}": _per_class(among, labels, names),
-        "median_rms_to_nearest_training_photo": round(float(np.median(nearest)), 4),
-        "smallest_rms_to_nearest_training_photo": round(float(nearest.min()), 4),
-        "validation_photos_median_rms": round(float(np.median(reference)), 4),
-        "validation_photos_smallest_rms": round(float(reference.min()), 4),
-    }
+    labels = np.repeat(GENERATED, OF_CLASS)
+    prompts, seeds = [TEMPLATE.format(names[label]) for label in labels], list(range(SEED, SEED + len(labels)))
+    images = Sampler(pipeline, steps=1, guidance=0.0, batch_size=64).sample(prompts, seeds)
+    logits = _features(embedder, images.cpu().numpy()) @ embedder.head.cpu().numpy()
+    return {"teacher_acc1_200_classes": _percent(logits.argmax(1) == labels)}
 
 
-def _nearest_photos(
-    data: Path, made: NDArray[np.uint8], labels: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Root-mean-square pixel distance (of [0, 1]) to the nearest training photo of the class, mirrored ones too.
-
-    Returns:
-        for the generated images, and, for comparison, for unseen validation photos of the same classes.
-    """
-    train, validation = load_photos(data, "train"), load_photos(data, "validation")
-    ours: list[NDArray[np.float64]] = []
-    theirs: list[NDArray[np.float64]] = []
-    for label in GENERATED:
-        photos = _small(train.images[train.labels == label])
-        photos = np.concatenate([photos, photos.reshape(-1, 16, 16, 3)[:, :, ::-1].reshape(len(photos), -1)])
-        for images, found in ((made[labels == label], ours), (validation.images[validation.labels == label], theirs)):
-            distance = np.square(_small(images)[:, None] - photos[None]).mean(-1).min(1)
-            found.append(np.sqrt(distance))
-    return np.concatenate(ours), np.concatenate(theirs)
-
-
-def _small(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Means over 4 x 4 pixels, flattened: robust to tiny shifts, quick to compare."""
-    means = images.reshape(len(images), 16, 4, 16, 4, 3).mean((2, 4)) / 255
-    small: NDArray[np.float32] = means.reshape(len(images), -1).astype(np.float32)
-    return small
+def _of_generated(photos: Photos) -> LabelledPhotos:
+    rows = np.isin(photos.labels, GENERATED)
+    labels = np.searchsorted(GENERATED, photos.labels[rows])
+    return LabelledPhotos(torch.from_numpy(photos.images[rows]), torch.from_numpy(labels))
 
 
 def _percent(hits: NDArray[np.bool_]) -> float:

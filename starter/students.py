@@ -16,7 +16,7 @@ from distillation.plan import STARTER
 from distillation.protocol import Reporter, Request, file_sha256
 from distillation.recipe import Recipe
 from distillation.runner import run_stage
-from starter.classes import FOOD
+from starter.classes import DOMAINS
 from starter.photos import class_names, files_of_classes
 
 PRESETS = ("s", "xs", "m", "l")
@@ -26,7 +26,7 @@ def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed:
     """Distil the starter teacher into one preset on unlabelled photos; returns the folder written."""
     photos = work / "photos"
     if not is_dataset(photos):
-        others = set(range(len(class_names(data)))) - set(FOOD)
+        others = set(range(len(class_names(data)))) - set(DOMAINS["food"])
         with files_of_classes(data, "train", others, work / "parquet") as source:
             import_dataset(source, photos)
     recipe = Recipe.model_validate(

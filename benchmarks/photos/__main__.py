@@ -22,9 +22,10 @@ import typer
 from benchmarks.harness import console
 from benchmarks.photos.arms import ARMS, BATCH, levers
 from benchmarks.photos.bench import DomainBench
-from benchmarks.photos.domains import DOMAINS, TUNING, read_domains
+from benchmarks.photos.domains import TUNING, read_domains
 from benchmarks.photos.judge import Judge
 from benchmarks.photos.results import add_result, write_results
+from starter.classes import DOMAINS
 
 
 def main(

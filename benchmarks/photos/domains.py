@@ -12,19 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillation.datasets import import_dataset, is_dataset
-from starter.classes import GENERATED
+from starter.classes import DOMAINS, GENERATED
 from starter.photos import class_names, files_of_classes
 
-DOMAINS: dict[str, tuple[int, ...]] = {
-    "animals": tuple(range(59)),
-    "food": tuple(range(178, 194)),
-    "vehicles": (70, 81, 94, 103, 107, 108, 111, 114, 115, 116, 121, 133, 145, 153, 164, 166),
-    "places": (
-        61, 65, 66, 71, 82, 91, 93, 96, 102, 124, 129, 154, 157, 162, 165, 170, 173, 194, 195, 196, 197, 198
-    ),
-}  # fmt: skip
 TUNING = "things"
-_OF_DOMAINS = frozenset(label for labels in DOMAINS.values() for label in labels)
+_OF_DOMAINS = tuple(sorted(label for labels in DOMAINS.values() for label in labels))
 LABELS = {**DOMAINS, TUNING: tuple(label for label in range(200) if label not in _OF_DOMAINS)}
 
 
@@ -62,7 +54,7 @@ def read_domains(data: Path, wanted: list[str]) -> list[PhotoDomain]:
             (names[label][0], *(n for n in dict.fromkeys(names[label][1:]) if uses[n.casefold()] == 1))
             for label in labels
         )
-        others = tuple(sorted(_OF_DOMAINS)) if name == TUNING else LABELS[TUNING]
+        others = _OF_DOMAINS if name == TUNING else LABELS[TUNING]
         domains.append(PhotoDomain(name, labels, classes, len(LABELS[name]) - len(labels), others))
     return domains
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from benchmarks.harness import console, machine
 from benchmarks.photos.arms import ARMS
-from benchmarks.photos.domains import DOMAINS, TUNING, PhotoDomain
+from benchmarks.photos.domains import TUNING, PhotoDomain
 from benchmarks.photos.plots import plot_gap, plot_sizes
 from distillation.protocol import versions, write_atomically
+from starter.classes import DOMAINS
 
 FILE = "photos.json"
 Results = list[dict[str, Any]]

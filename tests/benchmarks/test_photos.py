@@ -14,11 +14,11 @@ from PIL import Image
 
 from benchmarks.photos import __main__ as photos
 from benchmarks.photos.arms import LOSSES, levers
-from benchmarks.photos.domains import DOMAINS, LABELS, TUNING, read_domains
+from benchmarks.photos.domains import LABELS, TUNING, read_domains
 from benchmarks.stages_here import merged
 from distillation.recipe import Recipe, Training
 from distillation.taught_classes import taught_classes
-from starter.classes import GENERATED
+from starter.classes import DOMAINS, GENERATED
 
 ARMS = ["l2", "contrastive", "half photos", "real photos", "base student"]
 
