@@ -116,7 +116,7 @@ def main(
         [[name, *(ratios.get(f"{name} to {mark:.0%}", "") for mark in MARKS)] for name in times if name != "ours"],
     )
     if any(end <= arms["ours"].curve[0][1] for arms, end in zip(done, final, strict=True)):
-        console.print("No better than at the start: the training is too short, its times and ratios tell nothing.")
+        console.print("No better than at the start, so times and ratios tell nothing: give it more images or epochs.")
     write_json(
         "time_to_accuracy",
         {

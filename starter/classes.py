@@ -1,4 +1,4 @@
-"""Domains cut from Tiny ImageNet (labels of ``classes.tsv``), and the classes that the starter generator was taught."""
+"""Domains cut from Tiny ImageNet, and the classes that the starter generator was taught: labels of ``classes.tsv``."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ DOMAINS: dict[str, tuple[int, ...]] = {
     ),
 }  # fmt: skip
 GENERATED = (0, 13, 21, 26, 34, 35, 36, 38, 43, 44, 50, 57, *DOMAINS["vehicles"], *DOMAINS["food"])
-"""In ascending order; README.md says how well."""
+"""What the starter generator draws, in ascending order; README.md says how well."""

@@ -48,7 +48,7 @@ def score_all(data: Path) -> dict[str, Any]:
             folder.name: _student(folder, teacher, embedder, validation.images, validation.labels, features)
             for folder in sorted((STARTER / "students").glob("*"))
         },
-        "generator": _generator(data, teacher) | _among_all(embedder, names),
+        "generator": _generator(data, teacher, validation) | _among_all(embedder, names),
     }
     return figures
 
@@ -81,13 +81,12 @@ def _student(
     }
 
 
-def _generator(data: Path, teacher: TeacherModel) -> dict[str, Any]:
+def _generator(data: Path, teacher: TeacherModel, validation: Photos) -> dict[str, Any]:
     """What a trained generator's report has, with the validation photos as those held out."""
     domain = Domain.model_validate({"name": "starter", "classes": taught(data, GENERATED)})
     embedder = Embedder(teacher, zero_shot_prompts(domain), on_halved=lambda _size: None)
-    training, held_out = (_of_generated(load_photos(data, split)) for split in ("train", "validation"))
-    folder = STARTER / "generator"
-    return evaluate_pipeline(folder, embedder, domain, training, held_out, batch_size=64, seed=SEED)
+    photos = (_of_generated(one) for one in (load_photos(data, "train"), validation))
+    return evaluate_pipeline(STARTER / "generator", embedder, domain, *photos, batch_size=64, seed=SEED)
 
 
 def _among_all(embedder: Embedder, names: list[str]) -> dict[str, float]:
