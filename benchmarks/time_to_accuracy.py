@@ -43,7 +43,7 @@ import typer
 from benchmarks.accuracy_arms import Arm, Job, new_job, online_l2, open_clip_distillation, ours
 from benchmarks.harness import Ratio, console, fastest_type, matmul_flops, print_table, ratio, synchronize, write_json
 from benchmarks.photos.domains import LABELS, photos_of
-from benchmarks.stages_here import generated_images
+from benchmarks.stages_here import L2, generated_images
 from distillation.recipe import Recipe, load_recipe
 from distillation.schedules import lr_factor
 
@@ -172,7 +172,7 @@ def _reduced(recipe: Recipe, images_per_class: int, batch_size: int) -> Recipe:
     content = recipe.model_dump(mode="json")
     content["data"]["images_per_class"] = images_per_class
     content["training"] |= {
-        "batch_size": batch_size, "losses": {"l2": 1.0}, "optimizer": "adamw", "ema": None, "agnostic": None
+        "batch_size": batch_size, **L2, "optimizer": "adamw", "ema": None, "agnostic": None
     }  # fmt: skip
     return Recipe.model_validate(content)
 

@@ -5,9 +5,9 @@
 
 For each domain: images of its classes by the starter generator, a base student that has seen photos of none of them,
 then one student for each arm (see ``arms.py``), with the same images, start, steps and seed. Nothing is chosen by the
-photos: every arm trains a fixed number of steps, its averaged weights are measured once. Levers are tried on a fifth
-domain and judged by its held-out synthetic images and by the agreement with the teacher. Classes that the starter
-generator cannot draw are left out, and counted in the results.
+photos: every arm trains a fixed number of steps, its averaged weights are measured once. Levers are tried on
+animals and judged by held-out synthetic images and by the agreement with the teacher on training photos. Classes that
+the starter generator cannot draw are left out, and counted in the results.
 
 Results go to ``docs/results`` (``photos.json``, ``photos.md``, plots); a second call adds to them and repeats nothing.
 """
@@ -32,7 +32,7 @@ def main(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the Tiny ImageNet files.")],
     domain: Annotated[list[str] | None, typer.Option(help="Only this domain (may be repeated).")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm or lever (may be repeated).")] = None,
-    only_levers: Annotated[bool, typer.Option("--levers", help="All levers, on the fifth domain.")] = False,
+    only_levers: Annotated[bool, typer.Option("--levers", help="All levers, on training photos of animals.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each arm.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Steps on synthetic images.")] = 600,
     base_steps: Annotated[int, typer.Option(min=1, help="Steps of the base student on photos.")] = 2000,
@@ -59,13 +59,12 @@ def main(
         if len(one.labels) < 2:
             console.print(f"{one.name}: left out, the generator draws {len(one.labels)} of its classes")
             continue
-        students = work / f"{fewer_params:g}-{images_per_class}-{steps}-{base_steps}"
-        bench = DomainBench(data, one, base, base_steps, changed, students)
-        judge = Judge(bench, work / "corrupted" / one.name)
+        bench = DomainBench(data, one, base, base_steps, changed, work)
+        judge = None if one.name == TUNING else Judge(bench, work / "corrupted" / one.name)
         for seed in range(seeds):
             for name in arms:
                 report = bench.report(name, seed)
-                extra = {"student_corrupted": judge.student(bench.student(name, seed)), **judge.teacher}
+                extra = judge.both(bench.student(name, seed)) if judge else {}
                 add_result(out, domain=one, arm=name, seed=seed, steps=steps, report=report, extra=extra)
     write_results(out)
 

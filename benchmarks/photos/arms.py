@@ -1,6 +1,6 @@
 """The arms: how each student is trained. All of one domain share images, teacher features, start, steps and seed.
 
-A lever is the ``l2`` arm with one thing changed.
+A lever is the ``l2`` arm with one thing changed; ``best`` has all that paid.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ LOSSES: dict[str, dict[str, float]] = {
 }
 """The paper's losses, then CLIP-KD's with its task loss."""
 
-REAL, UNTOUCHED = "real photos", "base student"
-ARMS = (*LOSSES, REAL, UNTOUCHED)
+BEST, REAL, UNTOUCHED = "best", "real photos", "base student"
+ARMS = (*LOSSES, BEST, REAL, UNTOUCHED)
 
 TEMPLATES = ["a photo of a {}", "a photo of the {}", "a small photo of a {}", "a close-up of a {}", "{}"]
 
@@ -52,9 +52,12 @@ def levers(images_per_class: int, steps: int) -> dict[str, dict[str, Any]]:
         "twice the steps": {"training": {"steps": 2 * steps}},
         "four times the steps": {"training": {"steps": 4 * steps}},
         "l2 and crd": {"training": {"losses": {"l2": 1, "crd": 0.1}}},
+        "l2 and more crd": {"training": {"losses": {"l2": 1, "crd": 0.5}}},
         "l2 and i2i": {"training": {"losses": {"l2": 1, "i2i": 0.1}}},
         "twice the rate": {"training": {"lr": 2e-3}},
+        "half the rate": {"training": {"lr": 5e-4}},
         "prompt ensemble": {"domain": {"templates": TEMPLATES}},
         "a quarter photos": mixed(0.25),
         "half photos": mixed(0.5),
+        BEST: {"training": {"losses": {"l2": 1, "crd": 0.5}, "lr": 2e-3}},
     }

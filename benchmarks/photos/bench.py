@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness import console
 from benchmarks.photos.arms import LOSSES, REAL, UNTOUCHED
-from benchmarks.photos.domains import TUNING, PhotoDomain, photos_of
+from benchmarks.photos.domains import OTHERS, PhotoDomain, photos_of
 from benchmarks.stages_here import Inputs, generated_images, merged, stage_folder
 from distillation.recipe import Recipe
 
@@ -22,7 +22,8 @@ class DomainBench:
 
     Args:
         base: what all arms' recipes have in common, without domain and losses.
-        base_steps: length of the base student's training on photos of classes of no measured domain.
+        base_steps: length of the base student's training on photos of classes of no domain. All domains and lengths
+            share it.
         levers: what each lever changes in the recipe of ``l2``.
     """
 
@@ -36,13 +37,13 @@ class DomainBench:
         work: Path,
     ) -> None:
         self._data, self._domain, self._base, self._levers = data, domain, base, levers
-        self._work = work / domain.name
-        self._photos = work.parent / "photos"
-        # The fifth domain's levers are judged by how the student agrees with its teacher on photos, of those that the
-        # base student does not see either.
-        self.measured = self._dataset("train" if domain.name == TUNING else "validation", domain.name, domain.labels)
+        self._shared = work
+        of_base = f"{base['student']['fewer_params']:g}-{base_steps}"
+        length = f"{base['data']['images_per_class']}-{base['training']['steps']}"
+        self._work = work / f"{of_base}-{length}" / domain.name
+        self.measured = self._dataset(domain.split, domain.name, domain.labels)
         self.recipe = self._recipe({})
-        self._base_photos, self._base_student = self._learn_base(base_steps, work)
+        self._base_photos, self._base_student = self._learn_base(base_steps, work / f"base-{of_base}")
 
     def student(self, arm: str, seed: int) -> Path:
         """The folder of the student of an arm or a lever."""
@@ -52,7 +53,8 @@ class DomainBench:
             photos = self._dataset("train", self._domain.name, self._domain.labels)
             agnostic = {"source": str(photos), "steps": self._base["training"]["steps"]}
             recipe = self._recipe({"training": {"agnostic": agnostic, "seed": seed}})
-            return self._learn_photos(f"real-{seed}", recipe, photos, self._work, self._start("earlier"))[1]
+            start = self._start("earlier")
+            return self._learn_photos(f"{self._domain.name}-{seed}", recipe, photos, start, self._work)[1]
         recipe = self._of(arm, seed)
         inputs = {"generate": self._images(recipe), **self._start("agnostic")}
         if recipe.training.mix:
@@ -77,30 +79,28 @@ class DomainBench:
         return Recipe.model_validate(merged(common, changes))
 
     def _dataset(self, split: str, name: str, labels: tuple[int, ...]) -> Path:
-        return photos_of(self._data, split, labels, self._photos / f"{name}-{split}")
+        return photos_of(self._data, split, labels, self._shared / "photos" / f"{name}-{split}")
 
     def _start(self, name: str) -> Inputs:
         return {name: [self._base_student]}
 
-    def _learn_base(self, steps: int, work: Path) -> tuple[Path, Path]:
-        """The base student's embedded photos and itself, shared by all measured domains: the product's domain-agnostic
-        phase, from scratch."""
-        whose = "things" if self._domain.name != TUNING else "domains"
-        photos = self._dataset("train", whose, self._domain.others)
+    def _learn_base(self, steps: int, folder: Path) -> tuple[Path, Path]:
+        """The base student's embedded photos and itself: the product's domain-agnostic phase, from scratch."""
+        photos = self._dataset("train", "things", OTHERS)
         views, most = BASE_PHOTOS["views"], BASE_PHOTOS["max_images"]
         agnostic = {"source": str(photos), "steps": steps, "max_images": most}
         changes = {"student": {"init": "scratch"}, "training": {"agnostic": agnostic, "views": views, "lr": 2e-3}}
-        return self._learn_photos("base", self._recipe(changes), photos, work / whose, {})
+        return self._learn_photos("things", self._recipe(changes), photos, {}, folder)
 
-    def _learn_photos(self, name: str, recipe: Recipe, photos: Path, of: Path, start: Inputs) -> tuple[Path, Path]:
-        embedded = self._run("embed", name, recipe, {"agnostic_source": [photos]}, of=of)
-        return embedded, self._run("agnostic", name, recipe, {"embed": [embedded], **start}, of=of)
+    def _learn_photos(self, name: str, recipe: Recipe, photos: Path, start: Inputs, folder: Path) -> tuple[Path, Path]:
+        embedded = self._run("embed", name, recipe, {"agnostic_source": [photos]}, folder=self._shared / "embedded")
+        return embedded, self._run("agnostic", name, recipe, {"embed": [embedded], **start}, folder=folder)
 
     def _images(self, recipe: Recipe) -> list[Path]:
-        return generated_images(recipe, self._work, lambda: self._tell("generate"))
+        return generated_images(recipe, self._shared / "images", lambda: self._tell("generate"))
 
-    def _run(self, stage: str, name: str, recipe: Recipe, inputs: Inputs, *, of: Path | None = None) -> Path:
-        out = (of or self._work) / f"{stage}-{name.replace(' ', '-')}"
+    def _run(self, stage: str, name: str, recipe: Recipe, inputs: Inputs, *, folder: Path | None = None) -> Path:
+        out = (folder or self._work) / f"{stage}-{name.replace(' ', '-')}"
         return stage_folder(stage, recipe, inputs, out, tell=lambda: self._tell(f"{stage} {name}"))
 
     def _tell(self, what: str) -> None:

@@ -1,7 +1,7 @@
 """The domains, cut from Tiny ImageNet, and their photos as dataset directories.
 
-Four domains are measured. Levers are tried on a fifth, of everything else, so that nothing is tuned on the four. A
-student's base meets no photo of its domain: for the four it learns from photos of the fifth, and the other way round.
+Four domains are measured, on validation photos. Levers are tried on animals, on training photos, so that nothing is
+tuned on what is measured. The base of all students learns from photos of everything else.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from distillation.datasets import import_dataset, is_dataset
 from starter.classes import DOMAINS, GENERATED
 from starter.photos import class_names, files_of_classes
 
-TUNING = "things"
-_OF_DOMAINS = tuple(sorted(label for labels in DOMAINS.values() for label in labels))
-LABELS = {**DOMAINS, TUNING: tuple(label for label in range(200) if label not in _OF_DOMAINS)}
+TUNING = "tuning"
+LABELS = {**DOMAINS, TUNING: DOMAINS["animals"]}
+OTHERS = tuple(sorted(set(range(200)).difference(*DOMAINS.values())))
+"""Labels of the classes of no domain, which the base student learns from."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,17 @@ class PhotoDomain:
     Args:
         classes: usual name and other names of each class, in label order; names shared by two are left out.
         missing: how many classes of the domain the generator cannot draw.
-        others: labels of the classes whose photos the base student learns from.
     """
 
     name: str
     labels: tuple[int, ...]
     classes: tuple[tuple[str, ...], ...]
     missing: int
-    others: tuple[int, ...]
+
+    @property
+    def split(self) -> str:
+        """The photos that students of it are measured on."""
+        return "train" if self.name == TUNING else "validation"
 
 
 def read_domains(data: Path, wanted: list[str]) -> list[PhotoDomain]:
@@ -54,8 +58,7 @@ def read_domains(data: Path, wanted: list[str]) -> list[PhotoDomain]:
             (names[label][0], *(n for n in dict.fromkeys(names[label][1:]) if uses[n.casefold()] == 1))
             for label in labels
         )
-        others = _OF_DOMAINS if name == TUNING else LABELS[TUNING]
-        domains.append(PhotoDomain(name, labels, classes, len(LABELS[name]) - len(labels), others))
+        domains.append(PhotoDomain(name, labels, classes, len(LABELS[name]) - len(labels)))
     return domains
 
 

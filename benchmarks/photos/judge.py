@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from distillation.distilling import load_recipe_teacher
 from distillation.image_sets import ImageSet, real_images
 from distillation.preprocess import embed, student_preprocess
 from distillation.prompts import zero_shot_prompts
+from distillation.protocol import write_atomically
 from distillation.student_folder import read_student
 from models.students import student_features
 
-MOST_PHOTOS = 400
+MOST_PHOTOS = 200
 """Photos of a domain that are corrupted, drawn once, each of them in 45 ways."""
 
 
@@ -30,13 +32,20 @@ class Judge:
         self._head = self._teacher.zero_shot_head(zero_shot_prompts(recipe.domain)).numpy()
         photos, _ = real_images(bench.measured, recipe.domain)
         self._sets = corrupted(photos.sample(MOST_PHOTOS, 0), 0, kept)
-        accuracy = self._mean(self._teacher.encode_image, self._teacher.preprocess_cfg)
-        self.teacher = {"teacher_corrupted": accuracy, "corruptions": len(self._sets)}
+        self._of_teacher = kept / "teacher.json"
 
-    def student(self, folder: Path) -> float:
-        model, described = read_student(folder)
+    def both(self, student: Path) -> dict[str, Any]:
+        """Accuracies of the teacher, measured once, and of a student's folder."""
+        if not self._of_teacher.is_file():
+            accuracy = self._mean(self._teacher.encode_image, self._teacher.preprocess_cfg)
+            write_atomically(self._of_teacher, json.dumps(accuracy))
+        model, described = read_student(student)
         cfg = student_preprocess(self._teacher.preprocess_cfg, described["image_size"])
-        return self._mean(lambda pixels: student_features(model, pixels, autocast=False), cfg)
+        return {
+            "student_corrupted": self._mean(lambda pixels: student_features(model, pixels, autocast=False), cfg),
+            "teacher_corrupted": json.loads(self._of_teacher.read_text(encoding="utf-8")),
+            "corruptions": len(self._sets),
+        }
 
     @torch.inference_mode()
     def _mean(self, encode: Any, cfg: dict[str, Any]) -> float:

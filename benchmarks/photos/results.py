@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import console, machine
-from benchmarks.photos.arms import ARMS
+from benchmarks.photos.arms import ARMS, BATCH
 from benchmarks.photos.domains import TUNING, PhotoDomain
 from benchmarks.photos.plots import plot_gap, plot_sizes
 from distillation.protocol import versions, write_atomically
@@ -22,7 +23,7 @@ def add_result(
     out: Path, *, domain: PhotoDomain, arm: str, seed: int, steps: int, report: dict[str, Any], extra: dict[str, Any]
 ) -> None:
     """Add one student's figures, or replace those of the same domain, arm, seed, student and length."""
-    student, real, synthetic = report["student"], report["real"], report["synthetic"]
+    student, real, synthetic, training = (report[key] for key in ("student", "real", "synthetic", "training"))
     result = {
         "domain": domain.name,
         "classes": len(domain.labels),
@@ -39,7 +40,7 @@ def add_result(
         "teacher_synthetic": synthetic["teacher"]["acc1"],
         "student_synthetic": synthetic["student"]["acc1"],
         "agreement_real": real["agreement"],
-        "training_images_per_s": report["training"]["images_per_s"],
+        "training_seconds": round(training["steps"] * BATCH / training["images_per_s"], 1),
         "machine": machine(),
         "versions": versions(),
         **extra,
@@ -76,7 +77,8 @@ def _explanation() -> list[str]:
         "Written by `python -m benchmarks.photos`; every figure is in `photos.json`. Students are trained on synthetic",
         "images of the domain only, from a base student that has seen no photo of its classes; top-1 in per cent.",
         "`real - teacher` is the distance from the teacher on photos, `gap` is held-out synthetic minus real beyond",
-        "the teacher's own, `corrupted` is real photos under ImageNet-C's corruptions at severities 1, 3 and 5.",
+        "the teacher's own, `seconds` are of the training, `corrupted` is real photos under ImageNet-C's corruptions",
+        "at severities 1, 3 and 5.",
     ]
 
 
@@ -84,7 +86,7 @@ def _setting(results: Results) -> str:
     one, seeds = results[-1], len({result["seed"] for result in results})
     return (
         f"{one['architecture']}, {one['params'] / 1e6:.2f} M parameters, {one['saving_vs_image_tower']:.1%} fewer than "
-        f"the teacher's image tower; {one['steps']} steps of 128; {seeds} seed(s). {one['machine']['cpu']}, "
+        f"the teacher's image tower; {one['steps']} steps of {BATCH}; {seeds} seed(s). {one['machine']['cpu']}, "
         f"{one['machine']['threads']} threads, GPU: {one['machine']['gpu'] or 'none'}, "
         f"torch {one['versions']['torch']}, Python {one['versions']['python']}."
     )
@@ -104,11 +106,14 @@ def _domains(results: Results) -> list[str]:
             f"The teacher has {first['teacher_real']:.1%} on the photos and {first['teacher_corrupted']:.1%} on "
             f"corrupted ones; chance is {1 / first['classes']:.1%}.{left_out}",
             "",
-            *_table(chosen, list(ARMS)),
+            *_table(chosen, ARMS),
             "",
         ]
     if len(names) > 1:
-        lines += ["## Mean over the domains", "", *_table(results, list(ARMS)), ""]
+        run = {arm: {one["domain"] for one in results if one["arm"] == arm} for arm in ARMS}
+        everywhere = [arm for arm in ARMS if len(run[arm]) == len(names)]
+        lines += ["## Mean over the domains", "", "Of the arms that all domains have.", ""]
+        lines += [*_table(results, everywhere), ""]
     return [*lines, "![accuracy on synthetic images against accuracy on real photos](photos-gap.svg)", ""]
 
 
@@ -129,29 +134,35 @@ def _sizes(results: Results) -> list[str]:
 def _levers(results: Results) -> list[str]:
     names = list(dict.fromkeys(one["arm"] for one in results))
     text = (
-        f"Tried on {results[-1]['classes']} classes of no measured domain, with training photos of them that the base "
-        "student had not seen. What pays is decided by `agreement` with the teacher on these and by held-out synthetic "
-        "images."
+        f"Tried on {results[-1]['classes']} animals, measured on {results[-1]['photos']} training photos, which "
+        "no student had seen: no photo of the tables above decided anything. What pays is decided by `agreement` with "
+        "the teacher on these and by held-out synthetic images."
     )
     return ["## Levers", "", text, "", _setting(results), "", *_table(results, names), ""]
 
 
-def _table(results: Results, arms: list[str]) -> list[str]:
-    rows = [
-        "| arm | real | real - teacher | synthetic | gap | corrupted | agreement |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def _table(results: Results, arms: Iterable[str]) -> list[str]:
+    """A row for each arm that was run: the mean of its results. Levers are not measured on corrupted photos."""
+    rows: list[list[str]] = []
     for arm in arms:
         if not (chosen := [one for one in results if one["arm"] == arm]):
             continue
-        real, synthetic, corrupted = (_mean(chosen, f"student_{key}") for key in ("real", "synthetic", "corrupted"))
-        teacher = _mean(chosen, "teacher_real")
-        gap = (synthetic - real) - (_mean(chosen, "teacher_synthetic") - teacher)
-        rows.append(
-            f"| {arm} | {real:.1f} | {real - teacher:+.1f} | {synthetic:.1f} | {gap:+.1f} | {corrupted:.1f} "
-            f"| {_mean(chosen, 'agreement_real'):.1f} |"
-        )
-    return rows
+        real, synthetic, teacher = (_mean(chosen, key) for key in ("student_real", "student_synthetic", "teacher_real"))
+        row = {
+            "arm": arm,
+            "real": f"{real:.1f}",
+            "real - teacher": f"{real - teacher:+.1f}",
+            "synthetic": f"{synthetic:.1f}",
+            "gap": f"{(synthetic - real) - (_mean(chosen, 'teacher_synthetic') - teacher):+.1f}",
+            "agreement": f"{_mean(chosen, 'agreement_real'):.1f}",
+        }
+        row["seconds"] = f"{statistics.fmean(one['training_seconds'] for one in chosen):.0f}"
+        if "student_corrupted" in chosen[0]:
+            row["corrupted"] = f"{_mean(chosen, 'student_corrupted'):.1f}"
+        if not rows:
+            rows = [list(row), ["---"] * len(row)]
+        rows.append(list(row.values()))
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _mean(results: Results, key: str) -> float:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from benchmarks.photos import __main__ as photos
 from benchmarks.photos.arms import LOSSES, levers
-from benchmarks.photos.domains import LABELS, TUNING, read_domains
+from benchmarks.photos.domains import LABELS, OTHERS, TUNING, read_domains
+from benchmarks.photos.results import page as photos_page
 from benchmarks.stages_here import merged
 from distillation.recipe import Recipe, Training
 from distillation.taught_classes import taught_classes
@@ -52,7 +53,7 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
         return results
 
     assert [one["arm"] for one in run(ARMS[:2])] == ARMS[:2]
-    students = tmp_path / "work" / "96-10-2-2" / "food"
+    students = tmp_path / "work" / "96-2-10-2" / "food"
     changed = (students / "distil-l2-0" / "student.safetensors").stat().st_mtime_ns
     results = {str(one["arm"]): one for one in run(ARMS)}
     assert list(results) == ARMS
@@ -67,6 +68,10 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
     )
     for plot in ("photos-gap.svg", "photos-sizes.svg"):
         assert (out / plot).read_text(encoding="utf-8").startswith("<?xml")
+    assert "| corrupted |" in page and "## Levers" not in page
+    plain = {key: value for key, value in results["l2"].items() if "corrupted" not in key}
+    levers_page = photos_page([{**plain, "domain": TUNING, "arm": arm} for arm in ("l2", "no EMA")])
+    assert "## Levers" in levers_page and "| no EMA |" in levers_page and "| corrupted |" not in levers_page
 
 
 def test_domains_and_arms_are_the_papers(tmp_path: Path) -> None:
@@ -75,14 +80,20 @@ def test_domains_and_arms_are_the_papers(tmp_path: Path) -> None:
     assert len(animals.labels) + animals.missing == 59 and (len(food.labels), food.missing) == (16, 0)
     for losses in LOSSES.values():
         Training.model_validate({"losses": losses})
-    with pytest.raises(ValueError, match="there are animals, food, vehicles, places, things"):
+    with pytest.raises(ValueError, match="there are animals, food, vehicles, places, tuning"):
         read_domains(tmp_path, ["cars"])
 
 
 def test_no_base_student_sees_a_class_that_is_measured() -> None:
-    measured = {label for name in DOMAINS for label in LABELS[name]}
+    measured = {label for labels in LABELS.values() for label in labels}
     assert len(measured) == sum(map(len, DOMAINS.values())) == 113
-    assert measured.isdisjoint(LABELS[TUNING]) and len(measured | set(LABELS[TUNING])) == 200
+    assert measured.isdisjoint(OTHERS) and len(measured | set(OTHERS)) == 200
+
+
+def test_nothing_is_tuned_on_photos_that_are_measured(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    splits = {domain.name: domain.split for domain in read_domains(tmp_path, list(LABELS))}
+    assert splits.pop(TUNING) == "train" and set(splits.values()) == {"validation"}
 
 
 def test_a_lever_changes_one_thing_and_is_a_recipe() -> None:
