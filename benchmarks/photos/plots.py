@@ -26,9 +26,10 @@ def plot_gap(results: list[dict[str, Any]], file: Path) -> None:
             chosen = [one for one in results if (one["domain"], one["arm"]) == (name, arm)]
             if chosen:
                 x, y = (_mean(chosen, key) for key in ("student_synthetic", "student_real"))
-                axes.scatter(x, y, marker=marker, color=f"C{number % 10}", s=45)
+                axes.scatter(x, y, marker=marker, color=matplotlib.colormaps["tab20"](number), s=45)
                 axes.annotate(arm, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=7)
         axes.scatter([], [], marker=marker, color="grey", label=name)
+    axes.margins(x=0.17)  # room for the names
     axes.set(xlabel="top-1 on held-out synthetic images, %", ylabel="top-1 on real photos, %")
     _save(figure, axes, file)
 
