@@ -64,7 +64,7 @@ def main(
         for seed in range(seeds):
             for name in arms:
                 report = bench.report(name, seed)
-                extra = judge.both(bench.student(name, seed)) if judge else {}
+                extra = judge.accuracies(bench.student(name, seed)) if judge else {}
                 add_result(out, domain=one, arm=name, seed=seed, steps=steps, report=report, extra=extra)
     write_results(out)
 

@@ -31,11 +31,13 @@ class Judge:
         self._teacher = load_recipe_teacher(recipe, torch.device("cpu"))
         self._head = self._teacher.zero_shot_head(zero_shot_prompts(recipe.domain)).numpy()
         photos, _ = real_images(bench.measured, recipe.domain)
-        self._sets = corrupted(photos.sample(MOST_PHOTOS, 0), 0, kept)
+        chosen = photos.sample(MOST_PHOTOS, 0)
+        kept /= f"{len(chosen)}-photos"
+        self._sets = corrupted(chosen, 0, kept)
         self._of_teacher = kept / "teacher.json"
 
-    def both(self, student: Path) -> dict[str, Any]:
-        """Accuracies of the teacher, measured once, and of a student's folder."""
+    def accuracies(self, student: Path) -> dict[str, Any]:
+        """Of the teacher, measured once, and of a student's folder."""
         if not self._of_teacher.is_file():
             accuracy = self._mean(self._teacher.encode_image, self._teacher.preprocess_cfg)
             write_atomically(self._of_teacher, json.dumps(accuracy))

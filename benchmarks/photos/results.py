@@ -110,8 +110,8 @@ def _domains(results: Results) -> list[str]:
             "",
         ]
     if len(names) > 1:
-        run = {arm: {one["domain"] for one in results if one["arm"] == arm} for arm in ARMS}
-        everywhere = [arm for arm in ARMS if len(run[arm]) == len(names)]
+        domains_of = {arm: {one["domain"] for one in results if one["arm"] == arm} for arm in ARMS}
+        everywhere = [arm for arm in ARMS if len(domains_of[arm]) == len(names)]
         lines += ["## Mean over the domains", "", "Of the arms that all domains have.", ""]
         lines += [*_table(results, everywhere), ""]
     return [*lines, "![accuracy on synthetic images against accuracy on real photos](photos-gap.svg)", ""]
@@ -135,8 +135,8 @@ def _levers(results: Results) -> list[str]:
     names = list(dict.fromkeys(one["arm"] for one in results))
     text = (
         f"Tried on {results[-1]['classes']} animals, measured on {results[-1]['photos']} training photos, which "
-        "no student had seen: no photo of the tables above decided anything. What pays is decided by `agreement` with "
-        "the teacher on these and by held-out synthetic images."
+        "these students had not seen (teacher and generator had): no photo of the tables above decided anything. What "
+        "pays is decided by `agreement` with the teacher on these and by held-out synthetic images."
     )
     return ["## Levers", "", text, "", _setting(results), "", *_table(results, names), ""]
 
@@ -155,8 +155,8 @@ def _table(results: Results, arms: Iterable[str]) -> list[str]:
             "synthetic": f"{synthetic:.1f}",
             "gap": f"{(synthetic - real) - (_mean(chosen, 'teacher_synthetic') - teacher):+.1f}",
             "agreement": f"{_mean(chosen, 'agreement_real'):.1f}",
+            "seconds": f"{statistics.fmean(one['training_seconds'] for one in chosen):.0f}",
         }
-        row["seconds"] = f"{statistics.fmean(one['training_seconds'] for one in chosen):.0f}"
         if "student_corrupted" in chosen[0]:
             row["corrupted"] = f"{_mean(chosen, 'student_corrupted'):.1f}"
         if not rows:
