@@ -45,10 +45,9 @@ def stages(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> tu
 def exported(
     tmp_path_factory: pytest.TempPathFactory, stages: tuple[Any, dict[str, list[Path]]]
 ) -> tuple[Path, dict[str, Any]]:
-    """The encoder's folder and the report, made once. The gate is opened wide: random weights are hard to round."""
+    """The encoder's folder and the report, made once. The gate's accuracy is left open: that of random weights."""
     out = tmp_path_factory.mktemp("export")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distillation.export.int8.MIN_COSINE", 0.0)
         patch.setattr("distillation.export.int8.MAX_ACC1_DROP", 1.0)
         run_stage(export, "export", *stages, out)
     return out / "encoder", json.loads((out / "report.json").read_text())
@@ -126,9 +125,12 @@ def test_int8_files_hold_int8_products_and_a_float_head(
     exported: tuple[Path, dict[str, Any]], probe: tuple[torch.Tensor, np.ndarray]
 ) -> None:
     folder, report = exported
-    assert report["int8"]["kept"] and report["int8"]["cosine"] > 0.5
+    assert report["int8"]["kept"] and report["int8"]["cosine"] > 0.99
     graph = onnx.load(folder / "image_encoder.int8.onnx").graph
     assert sum(node.op_type == "QuantizeLinear" for node in graph.node) > 5
+    weights = [onnx.numpy_helper.to_array(one) for one in graph.initializer if one.data_type == onnx.TensorProto.INT8]
+    weights = [one for one in weights if one.ndim > 1]  # the others are zero points
+    assert len(weights) > 5 and max(np.abs(one.astype(int)).max() for one in weights) <= 64, "sums overflow without VNNI"
     embedding = onnxruntime.InferenceSession(folder / "image_encoder.int8.onnx").run(None, {"image": probe[0].numpy()})
     assert np.abs(np.linalg.norm(embedding[0], axis=1) - 1).max() < 1e-5  # normalised in floating point
     found = onnxruntime.InferenceSession(folder / "classifier.int8.onnx").run(None, {"image": probe[0].numpy()})[0]
