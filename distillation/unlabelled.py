@@ -23,12 +23,11 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 READ_ROWS = 32
 
 
-def dataset_photos(folder: Path, limit: int) -> Iterator[NDArray[np.uint8]]:
-    """At most ``limit`` photos of a dataset directory, spread evenly over it, uint8 ``(side, side, 3)``."""
+def dataset_photos(folder: Path, limit: int) -> tuple[Iterator[NDArray[np.uint8]], int]:
+    """Photos of a dataset directory, uint8 ``(side, side, 3)``, and how many: all, or ``limit`` spread evenly."""
     images = np.load(folder / "images.npy", mmap_mode="r")
-    step = max(1, -(-len(images) // limit))
-    for index in range(0, len(images), step):
-        yield images[index]
+    count = min(limit, len(images))
+    return (images[number * len(images) // count] for number in range(count)), count
 
 
 def source_photos(source: str, side: int, limit: int) -> Iterator[NDArray[np.uint8]]:

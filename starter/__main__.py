@@ -13,13 +13,14 @@ from distillation.plan import STARTER
 from starter import scores as scoring
 from starter.classes import GENERATED
 from starter.generator import train_starter_generator
-from starter.students import PRESETS, train_base_student
+from starter.students import STEPS, train_base_student
 from starter.teacher import train_teacher
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 Data = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the Tiny ImageNet parquet files.")]
 Work = Annotated[Path, typer.Option(help="Checkpoints and intermediate files.")]
 Base = Annotated[str | None, typer.Option(help="A generator to go on from, such as the edition before.")]
+Presets = Annotated[list[str] | None, typer.Option(help="Only this preset (may be repeated); `s` starts from `xs`.")]
 WORK = Path("build/starter")
 SEED = 0
 
@@ -48,11 +49,11 @@ def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int 
 
 
 @app.command()
-def students(data: Data, work: Work = WORK, steps: int = 800) -> None:
+def students(data: Data, work: Work = WORK, preset: Presets = None) -> None:
     """Train the base students on unlabelled photos."""
     work.mkdir(parents=True, exist_ok=True)
-    for preset in PRESETS:
-        train_base_student(data, work, preset=preset, steps=steps, seed=SEED)
+    for one in preset or STEPS:
+        train_base_student(data, work, preset=one, seed=SEED)
 
 
 @app.command()

@@ -19,10 +19,14 @@ from distillation.runner import run_stage
 from starter.classes import DOMAINS
 from starter.photos import class_names, files_of_classes
 
-PRESETS = ("s", "xs", "m", "l")
+BATCH = 256
+STEPS: dict[str, int] = {"xs": 2500, "s": 1000, "m": 800, "l": 800}
+"""Of each preset, in the order of training."""
+START = {"s": "xs"}
+"""The preset that another starts from: the same network, which learns faster from smaller images first."""
 
 
-def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed: int) -> Path:
+def train_base_student(data: Path, work: Path, *, preset: str, seed: int) -> Path:
     """Distil the starter teacher into one preset on unlabelled photos; returns the folder written."""
     photos = work / "photos"
     if not is_dataset(photos):
@@ -35,20 +39,22 @@ def train_base_student(data: Path, work: Path, *, preset: str, steps: int, seed:
             "student": {"size": preset, "init": "scratch"},
             "training": {
                 "lr": 2e-3,
-                "batch_size": 256,
+                "batch_size": BATCH,
                 "views": 1,
                 "crop_scale": [0.4, 1.0],
                 "seed": seed,
-                "agnostic": {"source": str(photos), "max_images": 60_000, "steps": steps},
+                "agnostic": {"source": str(photos), "max_images": 60_000, "steps": STEPS[preset]},
             },
         }
     )
-    out = work / f"student-{preset}"
-    embedded = work / "embedded"
+    out, embedded = work / f"student-{preset}", work / "embedded"
+    inputs = {"embed": [embedded]}
+    if preset in START:
+        inputs["earlier"] = [work / f"student-{START[preset]}"]
     if not (embedded / "manifest.json").is_file():
         run_stage(Request("embed", 0, "starter", recipe, {"agnostic_source": [photos]}, embedded), Reporter())
     if not (out / "manifest.json").is_file():
-        run_stage(Request("agnostic", 0, f"starter-{preset}", recipe, {"embed": [embedded]}, out), Reporter())
+        run_stage(Request("agnostic", 0, f"starter-{preset}", recipe, inputs, out), Reporter())
     target = STARTER / "students" / preset
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(out / "student.json", target / "student.json")

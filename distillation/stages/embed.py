@@ -41,7 +41,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
         [["a photo"]],  # photos without classes: nothing is ever scored against this head
         on_halved=lambda size: report.warning("batch_halved", f"memory ran out: the teacher sees {size} views at once"),
     )
-    photos = given_photos(request, agnostic, side)
+    photos, most = given_photos(request, agnostic, side)
     folders = done = embedded = 0
     began = time.monotonic()
     while part := list(islice(photos, SHARD)):
@@ -53,7 +53,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
             embedded += len(part)
         folders += 1
         done += len(part)
-        report.progress(done, agnostic.max_images, "photos")
+        report.progress(done, most, "photos")
     if done < 2:
         raise StageError(
             "bad_dataset",
@@ -71,12 +71,13 @@ def photo_folders(stage: Path) -> list[Path]:
     return sorted(path for path in stage.iterdir() if path.is_dir() and path.name.isdecimal())
 
 
-def given_photos(request: Request, agnostic: Agnostic, side: int) -> Iterator[NDArray[np.uint8]]:
-    """At most ``max_images`` photos, uint8 ``(side, side, 3)``, of a dataset directory, files or URLs."""
+def given_photos(request: Request, agnostic: Agnostic, side: int) -> tuple[Iterator[NDArray[np.uint8]], int]:
+    """Photos of a dataset directory, files or URLs, uint8 ``(side, side, 3)``, and how many there are at most."""
     given = request.inputs.get("agnostic_source")
     if given and is_dataset(given[0]):
         return dataset_photos(given[0], agnostic.max_images)
-    return source_photos(str(given[0]) if given else agnostic.source, side, agnostic.max_images)
+    source = str(given[0]) if given else agnostic.source
+    return source_photos(source, side, agnostic.max_images), agnostic.max_images
 
 
 def _write_shard(

@@ -21,7 +21,7 @@ from distillation import distilling
 from distillation.errors import DatasetError
 from distillation.protocol import Interrupted, StageError
 from distillation.stages import agnostic, distil, embed
-from distillation.unlabelled import source_photos
+from distillation.unlabelled import dataset_photos, source_photos
 from models.students import build_student, count_params
 from models.teachers import load_teacher
 from tests.distillation.stage_folders import coloured_images
@@ -182,14 +182,22 @@ def test_the_agnostic_phase_keeps_the_losses_that_need_no_caption() -> None:
     assert agnostic._phase(training(losses={"crd": 1, "afd": 1}), phase).losses == {"l2": 1.0}
 
 
-def test_agnostic_takes_no_more_than_asked(source: tuple[str, dict[str, list[Path]]]) -> None:
+def test_agnostic_takes_as_many_as_asked(source: tuple[str, dict[str, list[Path]]]) -> None:
+    """All but a few of them, too: every second one would be far fewer."""
     name, inputs = source
-    photos = embed.given_photos(
-        request("embed", training_recipe(Path("/x"), agnostic={"source": name}), inputs, Path("/tmp")),
-        agnostic.Agnostic(source=name, max_images=20),
-        64,
-    )
-    assert 16 <= len(list(photos)) <= 20
+    for asked in (20, 60):
+        photos, most = embed.given_photos(
+            request("embed", training_recipe(Path("/x"), agnostic={"source": name}), inputs, Path("/tmp")),
+            agnostic.Agnostic(source=name, max_images=asked),
+            64,
+        )
+        assert len(list(photos)) == most == asked
+
+
+def test_progress_of_a_dataset_ends_at_its_size(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((5, 32, 32, 3), np.uint8))
+    photos, count = dataset_photos(tmp_path, 100_000)
+    assert len(list(photos)) == count == 5
 
 
 @pytest.mark.parametrize("name", ["nowhere.parquet", "nowhere.tar", "empty"])
