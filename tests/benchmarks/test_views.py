@@ -21,7 +21,8 @@ def test_students_differ_in_their_views_alone(tmp_path: Path, monkeypatch: pytes
     for [student] in found.values():
         assert all(0 <= student[name] <= 1 for name in ("synthetic", "agreement", "real", "teacher_real"))
         assert (student["images"], student["photos"]) == (120, 8), "two photos of each class with an even label"
-    assert found["1"] != found["3"]
+    weights = {path.read_bytes() for path in work.glob("distil-*/student.safetensors")}
+    assert len(weights) == 2, "scores of so few images may be equal by chance"
     pixels = {}
     for features in work.glob("generate-*/features.npy"):
         pixels[np.load(features).shape[1]] = np.load(features.with_name("pixels.npy"))
