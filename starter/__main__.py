@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from distillation.plan import STARTER
+from distillation.recipe import SizePreset
 from starter import scores as scoring
 from starter.classes import GENERATED
 from starter.generator import train_starter_generator
@@ -20,7 +21,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 Data = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the Tiny ImageNet parquet files.")]
 Work = Annotated[Path, typer.Option(help="Checkpoints and intermediate files.")]
 Base = Annotated[str | None, typer.Option(help="A generator to go on from, such as the edition before.")]
-Presets = Annotated[list[str] | None, typer.Option(help="Only this preset (may be repeated); `s` starts from `xs`.")]
+Preset = Annotated[SizePreset | None, typer.Option(help="Only this one; s starts from the xs that is there.")]
 WORK = Path("build/starter")
 SEED = 0
 
@@ -49,10 +50,10 @@ def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int 
 
 
 @app.command()
-def students(data: Data, work: Work = WORK, preset: Presets = None) -> None:
+def students(data: Data, work: Work = WORK, preset: Preset = None) -> None:
     """Train the base students on unlabelled photos."""
     work.mkdir(parents=True, exist_ok=True)
-    for one in preset or STEPS:
+    for one in [preset] if preset else STEPS:
         train_base_student(data, work, preset=one, seed=SEED)
 
 

@@ -14,19 +14,18 @@ from safetensors.torch import load_file, save_file
 from distillation.datasets import import_dataset, is_dataset
 from distillation.plan import STARTER
 from distillation.protocol import Reporter, Request, file_sha256
-from distillation.recipe import Recipe
+from distillation.recipe import Recipe, SizePreset
 from distillation.runner import run_stage
 from starter.classes import DOMAINS
 from starter.photos import class_names, files_of_classes
 
-BATCH = 256
-STEPS: dict[str, int] = {"xs": 2500, "s": 1000, "m": 800, "l": 800}
+STEPS: dict[SizePreset, int] = {"xs": 2500, "s": 1000, "m": 800, "l": 800}
 """Of each preset, in the order of training."""
-START = {"s": "xs"}
-"""The preset that another starts from: the same network, which learns faster from smaller images first."""
+START: dict[SizePreset, SizePreset] = {"s": "xs"}
+"""The preset whose weights another starts from: the same network, at a size where a step costs half as much."""
 
 
-def train_base_student(data: Path, work: Path, *, preset: str, seed: int) -> Path:
+def train_base_student(data: Path, work: Path, *, preset: SizePreset, seed: int) -> Path:
     """Distil the starter teacher into one preset on unlabelled photos; returns the folder written."""
     photos = work / "photos"
     if not is_dataset(photos):
@@ -39,7 +38,7 @@ def train_base_student(data: Path, work: Path, *, preset: str, seed: int) -> Pat
             "student": {"size": preset, "init": "scratch"},
             "training": {
                 "lr": 2e-3,
-                "batch_size": BATCH,
+                "batch_size": 256,
                 "views": 1,
                 "crop_scale": [0.4, 1.0],
                 "seed": seed,
@@ -50,7 +49,7 @@ def train_base_student(data: Path, work: Path, *, preset: str, seed: int) -> Pat
     out, embedded = work / f"student-{preset}", work / "embedded"
     inputs = {"embed": [embedded]}
     if preset in START:
-        inputs["earlier"] = [work / f"student-{START[preset]}"]
+        inputs["earlier"] = [STARTER / "students" / START[preset]]
     if not (embedded / "manifest.json").is_file():
         run_stage(Request("embed", 0, "starter", recipe, {"agnostic_source": [photos]}, embedded), Reporter())
     if not (out / "manifest.json").is_file():
