@@ -22,6 +22,8 @@ from models.teachers import bf16_is_native
 
 OUT = Path("build/bench")
 console = Console()
+MATMUL_SIDE, COPY_BYTES = {"cpu": 2048, "cuda": 8192}, {"cpu": 2**28, "cuda": 2**32}
+"""On a GPU so large that launching and waiting do not count."""
 VECTOR_UNITS = {"AMX": "amx_bf16", "AVX512-BF16": "avx512_bf16", "AVX512": "avx512_f", "AVX2": "avx2"}
 """From fast to slow, with torch's names."""
 
@@ -37,8 +39,9 @@ class Ratio(NamedTuple):
         return f"{self.median:.2f}x [{self.low:.2f}, {self.high:.2f}]"
 
 
-def matmul_flops(dtype: torch.dtype, device: str = "cpu", *, side: int = 2048, seconds: float = 1.0) -> float:
+def matmul_flops(dtype: torch.dtype, device: str = "cpu", *, seconds: float = 1.0) -> float:
     """Best floating-point operations per second of a square matrix product with this machine's threads."""
+    side = MATMUL_SIDE[device]
     a = torch.randn(side, side, device=device).to(dtype)
     b = torch.randn(side, side, device=device).to(dtype)
     best, began = float("inf"), time.perf_counter()
@@ -55,8 +58,9 @@ def fastest_type(device: str = "cpu") -> torch.dtype:
     return torch.bfloat16 if bf16_is_native(torch.device(device)) else torch.float32
 
 
-def copy_rate(device: str = "cpu", *, size: int = 2**28, seconds: float = 1.0) -> float:
+def copy_rate(device: str = "cpu", *, seconds: float = 1.0) -> float:
     """Best bytes per second of a plain copy with this machine's threads (each byte is read once and written once)."""
+    size = COPY_BYTES[device]
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     best, began = float("inf"), time.perf_counter()

@@ -1,14 +1,16 @@
 """Other ways to train the same student, as their authors' code does it: a model, its optimiser and the loss of a batch.
 
 Each comes as it is by default (fp32, torch's plain AdamW) and tuned: channels-last memory, fused AdamW, and bf16 where
-the machine multiplies it faster than fp32.
+the machine multiplies it faster than fp32; on CUDA compiled too. There each step runs with what open_clip's and timm's
+trainers set: TF32 products, and convolutions chosen by timing them.
 Nothing here is ours but the loss functions; the arms of a benchmark feed it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -38,10 +40,11 @@ class Peer:
 
     def step(self, *batch: Tensor) -> Tensor:
         """One optimiser step; the loss."""
-        self.optimizer.zero_grad()
-        loss = self.loss(*batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        with trainers_settings():
+            self.optimizer.zero_grad()
+            loss = self.loss(*batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
         return loss.detach()
 
 
@@ -63,12 +66,13 @@ def open_clip_peer(
     """
     towers = {name: value for name, value in config.items() if name != "custom_text"}
     model = _placed(open_clip.CustomTextCLIP(**towers, output_dict=True).to(device), tuned, precision)
+    run: Callable[..., Any] = torch.compile(model) if tuned and device.type == "cuda" else model
     loss = DistillClipLoss()
 
     def of(pixels: Tensor, tokens: Tensor) -> Tensor:
         pixels = pixels.to(next(model.parameters()).dtype)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "autocast"):
-            out = model(pixels, tokens)
+            out = run(pixels, tokens)
         with torch.no_grad():
             target = teach(pixels, tokens)
         losses = loss(**out, **{f"dist_{name}": value for name, value in target.items()}, output_dict=True)
@@ -92,7 +96,8 @@ def online_l2_peer(
         teach: pixels to the teacher's normalised image features.
         settings: of the optimiser, instead of open_clip's.
     """
-    peer = cached_peer(tower, tuned=tuned, autocast=tuned and bf16_is_native(device), device=device, **settings)
+    compiled, autocast = tuned and device.type == "cuda", tuned and bf16_is_native(device)
+    peer = cached_peer(tower, tuned=tuned, autocast=autocast, compiled=compiled, device=device, **settings)
 
     def of(pixels: Tensor) -> Tensor:
         with torch.no_grad():
@@ -102,13 +107,16 @@ def online_l2_peer(
     return Peer(peer.model, peer.optimizer, of)
 
 
-def cached_peer(tower: nn.Module, *, tuned: bool, autocast: bool, device: torch.device, **settings: Any) -> Peer:
+def cached_peer(
+    tower: nn.Module, *, tuned: bool, autocast: bool, compiled: bool = False, device: torch.device, **settings: Any
+) -> Peer:
     """L2 to features that were stored before the training, as in NVIDIA's clip-distillation: pixels and features."""
     model = _placed(copy.deepcopy(tower).to(device), tuned, "fp32")
+    run: Callable[[Tensor], Tensor] = torch.compile(model) if compiled else model
 
     def of(pixels: Tensor, features: Tensor) -> Tensor:
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=autocast):
-            student = model(_laid_out(pixels, tuned))
+            student = run(_laid_out(pixels, tuned))
         return l2(F.normalize(student.float(), dim=-1), features)
 
     return Peer(model, _optimizer(model, tuned, settings), of)
@@ -133,6 +141,18 @@ def timm_peer(
             return F.cross_entropy(run(_laid_out(pixels, tuned)), labels)
 
     return Peer(model, optimizer, of)
+
+
+@contextmanager
+def trainers_settings() -> Iterator[None]:
+    """What ``open_clip_train`` and timm's ``train.py`` set where there is a GPU; no other effect than on CUDA."""
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, products.allow_tf32
+    cudnn.benchmark = products.allow_tf32 = True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, products.allow_tf32 = before
 
 
 T = TypeVar("T", nn.Module, Tensor)

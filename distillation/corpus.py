@@ -115,7 +115,9 @@ class Corpus:
             chosen = epochs == epoch
             images[chosen] = _permutation(self.count, seed, int(epoch))[positions[chosen] % self.count]
         pixels, views, features = self._gather(images, (images + epochs) % self.views)
-        caption = torch.from_numpy(self.caption[images]).to(self.device) if len(self.caption) else None
+        caption = (
+            torch.from_numpy(self.caption[images]).to(self.device, non_blocking=True) if len(self.caption) else None
+        )
         return TrainingBatch(pixels, views, features.float(), caption, size)
 
     def holdout(self, limit: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -139,7 +141,8 @@ class Corpus:
     def _gather(self, images: NDArray[np.int64], view: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         if self._resident is not None:
             pixels, views, features = self._resident
-            index, which = torch.from_numpy(images).to(self.device), torch.from_numpy(view).to(self.device)
+            # Not blocking: the host would wait for all steps that the GPU has still to do.
+            index, which = (torch.from_numpy(part).to(self.device, non_blocking=True) for part in (images, view))
             return pixels[index], views[index, which], features[index, which]
         arrays: Sequence[NDArray[Any]] = self.shards[0]
         found = [np.empty((len(images), *_row_shape(array, kind)), array.dtype) for kind, array in enumerate(arrays)]

@@ -122,7 +122,7 @@ def train(
             _halve(progress, failed, report)
             continue
         if corpus.device.type == "cuda":
-            _keep_pace(ahead)
+            keep_pace(ahead)
         progress.step += 1
         progress.seen += progress.batch_size
         progress.seconds = largest(progress.seconds + time.monotonic() - began)
@@ -142,7 +142,7 @@ def train(
     return {"steps": progress.step, "images_per_s": round(progress.seen / progress.seconds, 2), **last}
 
 
-def _keep_pace(ahead: deque[torch.cuda.Event]) -> None:
+def keep_pace(ahead: deque[torch.cuda.Event]) -> None:
     """Wait until the GPU is at most ``STEPS_AHEAD`` steps behind: the clock counts its work, and batches sent to it do
     not pile up."""
     ahead.append(torch.cuda.Event())

@@ -22,6 +22,8 @@ Data = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder o
 Work = Annotated[Path, typer.Option(help="Checkpoints and intermediate files.")]
 Base = Annotated[str | None, typer.Option(help="A generator to go on from, such as the edition before.")]
 Preset = Annotated[SizePreset | None, typer.Option(help="Only this one; s starts from the xs that is there.")]
+StudentSteps = Annotated[int | None, typer.Option(min=1, help="Of each; none: few, for two CPU cores.")]
+StudentViews = Annotated[int, typer.Option(min=1, help="Of each photo; several for long trainings.")]
 WORK = Path("build/starter")
 SEED = 0
 
@@ -50,11 +52,13 @@ def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int 
 
 
 @app.command()
-def students(data: Data, work: Work = WORK, preset: Preset = None) -> None:
+def students(
+    data: Data, work: Work = WORK, preset: Preset = None, steps: StudentSteps = None, views: StudentViews = 1
+) -> None:
     """Train the base students on unlabelled photos."""
     work.mkdir(parents=True, exist_ok=True)
     for one in [preset] if preset else STEPS:
-        train_base_student(data, work, preset=one, seed=SEED)
+        train_base_student(data, work, preset=one, steps=steps, views=views, seed=SEED)
 
 
 @app.command()

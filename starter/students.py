@@ -20,13 +20,18 @@ from starter.classes import DOMAINS
 from starter.photos import class_names, files_of_classes
 
 STEPS: dict[SizePreset, int] = {"xs": 2500, "s": 1000, "m": 800, "l": 800}
-"""Of each preset, in the order of training."""
+"""Of each preset on two CPU cores, in the order of training."""
 START: dict[SizePreset, SizePreset] = {"s": "xs"}
 """The preset whose weights another starts from: the same network, at a size where a step costs half as much."""
 
 
-def train_base_student(data: Path, work: Path, *, preset: SizePreset, seed: int) -> Path:
-    """Distil the starter teacher into one preset on unlabelled photos; returns the folder written."""
+def train_base_student(data: Path, work: Path, *, preset: SizePreset, steps: int | None, views: int, seed: int) -> Path:
+    """Distil the starter teacher into one preset on unlabelled photos; returns the folder written.
+
+    Args:
+        steps: of 256 photos; None: as many as ``STEPS`` says.
+        views: of each photo that the teacher looks at, once; long trainings need several.
+    """
     photos = work / "photos"
     if not is_dataset(photos):
         others = set(range(len(class_names(data)))) - set(DOMAINS["food"])
@@ -39,14 +44,14 @@ def train_base_student(data: Path, work: Path, *, preset: SizePreset, seed: int)
             "training": {
                 "lr": 2e-3,
                 "batch_size": 256,
-                "views": 1,
+                "views": views,
                 "crop_scale": [0.4, 1.0],
                 "seed": seed,
-                "agnostic": {"source": str(photos), "max_images": 60_000, "steps": STEPS[preset]},
+                "agnostic": {"source": str(photos), "max_images": 60_000, "steps": steps or STEPS[preset]},
             },
         }
     )
-    out, embedded = work / f"student-{preset}", work / "embedded"
+    out, embedded = work / f"student-{preset}", work / f"embedded-{views}"
     inputs = {"embed": [embedded]}
     if preset in START:
         inputs["earlier"] = [STARTER / "students" / START[preset]]

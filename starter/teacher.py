@@ -23,14 +23,19 @@ from torch import Tensor, nn
 from distillation.views import apply_views, sample_views
 from models.clip_directory import save_clip_directory
 from models.memory import keep_freed_memory
+from starter.mixing import jitter, mix
 from starter.photos import class_names, load_photos
 from starter.tokenizer import CONTEXT_LENGTH, build_tokenizer
 
 IMAGE_SIZE = 96
 EMBED_DIM = 256
-LEARNING_RATE = 2e-3
+LEARNING_RATE, RATE_BATCH, LARGEST_RATE = 2e-3, 128, 4e-3
+"""Peak rate at a batch of ``RATE_BATCH``; it grows with the square root of the batch up to the largest."""
 # Small views teach as much in half of the time. Change the size early: at a low rate nothing adapts to it.
-VIEW_SIZES = ((0.55, 64), (1.0, IMAGE_SIZE))
+VIEW_SIZES = ((0.4, 64), (1.0, IMAGE_SIZE))
+EMA_DECAY = 0.999
+LONG_PASSES = 30
+"""From so many passes over the photos on, a network learns them by heart unless they are varied more and mixed."""
 SPREAD = 40.0
 """Weight of the squared cosines between the texts of two classes."""
 Tokenize = Callable[[list[str]], Tensor]
@@ -82,7 +87,7 @@ def text_tower_step(clip: nn.Module, tokens: Tensor, logit_scale: float = 20.0) 
         tokens: ``(2, classes, context)``.
     """
     one, other = F.normalize(clip.encode_text(tokens.flatten(0, 1)).float(), dim=-1).chunk(2)  # type: ignore[operator]
-    cosines, labels = one @ other.t(), torch.arange(len(one))
+    cosines, labels = one @ other.t(), torch.arange(len(one), device=one.device)
     logits = logit_scale * cosines
     contrastive = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.t(), labels)) / 2
     return contrastive + SPREAD * (cosines - torch.diag(cosines.diagonal())).square().mean()
@@ -91,14 +96,15 @@ def text_tower_step(clip: nn.Module, tokens: Tensor, logit_scale: float = 20.0) 
 def train_text_tower(clip: nn.Module, captions: list[list[str]], tokenize: Tokenize, *, steps: int, seed: int) -> None:
     """Train the text tower alone; photos are not needed to tell the classes' names apart."""
     optimiser = torch.optim.AdamW(clip.text.parameters(), lr=1e-3, weight_decay=0.01, fused=True)  # type: ignore[union-attr]
+    device = next(clip.parameters()).device
     for step in range(steps):
         chooser = random.Random(seed * 1_000_003 + step)
         pairs = [chooser.sample(texts, 2) for texts in captions]
         tokens = tokenize([first for first, _ in pairs] + [second for _, second in pairs])
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * cosine(step, steps, warmup=0.1)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = text_tower_step(clip, tokens.unflatten(0, (2, len(captions))))
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = text_tower_step(clip, tokens.to(device).unflatten(0, (2, len(captions))))
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(clip.text.parameters(), 1.0)  # type: ignore[union-attr]
@@ -114,12 +120,13 @@ def cosine(step: int, steps: int, *, warmup: float) -> float:
 
 
 def train_teacher(data: Path, out: Path, *, steps: int, batch_size: int, seed: int, work: Path) -> None:
-    """Train, or resume from ``work``, and write the open_clip directory ``out``.
+    """Train on a GPU where there is one, or resume from ``work``, and write the open_clip directory ``out``.
 
     ``VIEW_SIZES`` gives the side of the views up to each fraction of the steps.
     """
     torch.manual_seed(seed)
     keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = class_names(data)
     captions = [[text.format(name) for name in synonyms for text in CAPTIONS] for synonyms in names]
     tokenizer_folder = work / "tokenizer"
@@ -132,9 +139,9 @@ def train_teacher(data: Path, out: Path, *, steps: int, batch_size: int, seed: i
 
     config = model_config(len(tokenizer))
     clip = open_clip.CustomTextCLIP(**{k: v for k, v in config.items() if k != "custom_text"}, init_logit_scale=3.0)
-    clip = clip.to(memory_format=torch.channels_last).train()
+    clip = clip.to(device, memory_format=torch.channels_last).train()
     checkpoint, start = work / "teacher.pt", 0
-    saved = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
+    saved = torch.load(checkpoint, weights_only=True, map_location=device) if checkpoint.exists() else None
     if saved is None:
         train_text_tower(clip, captions, tokenize, steps=90, seed=seed)
     else:
@@ -144,46 +151,64 @@ def train_teacher(data: Path, out: Path, *, steps: int, batch_size: int, seed: i
     decay = [p for p in clip.visual.parameters() if p.ndim >= 2]
     plain = [*(p for p in clip.visual.parameters() if p.ndim < 2), clip.logit_scale]
     optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=LEARNING_RATE, fused=True
+        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], fused=True
     )
+    swa = torch.optim.swa_utils
+    average = swa.AveragedModel(clip.visual, multi_avg_fn=swa.get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True)
     if saved is not None:
         optimiser.load_state_dict(saved["optimiser"])
+        average.load_state_dict(saved["average"])
         start = saved["step"]
     photos = load_photos(data, "train")
-    images, labels = torch.from_numpy(photos.images), torch.from_numpy(photos.labels)
-    mean, std = torch.tensor(PREPROCESS["mean"]), torch.tensor(PREPROCESS["std"])
+    images, labels = torch.from_numpy(photos.images).to(device), torch.from_numpy(photos.labels).to(device)
+    mean, std = torch.tensor(PREPROCESS["mean"], device=device), torch.tensor(PREPROCESS["std"], device=device)
+    peak = min(LARGEST_RATE, LEARNING_RATE * (batch_size / RATE_BATCH) ** 0.5)
+    long = steps * batch_size >= LONG_PASSES * len(images)
+    encode = torch.compile(clip.visual, dynamic=False) if device.type == "cuda" else clip.visual
     began = time.monotonic()
     for step in range(start, steps):
+        torch.manual_seed(seed * 1_000_003 + step)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        rows = torch.randint(len(images), (batch_size,), generator=generator)
+        rows = torch.randint(len(images), (batch_size,), generator=generator).to(device)
         views = sample_views(batch_size, scale=(0.4, 1.0), generator=generator)
         size = next(size for until, size in VIEW_SIZES if step < until * steps)
-        pixels = apply_views(images[rows], views, size, mean, std)
+        pixels, other, share = apply_views(images[rows], views, size, mean, std), torch.arange(batch_size), 0.0
+        if long:
+            pixels, other, share = mix(jitter(pixels), float(torch.rand((), generator=generator)) / 2)
         chosen = torch.randint(bank.shape[1], (len(bank),), generator=generator)
         texts = bank[torch.arange(len(bank)), chosen]
         for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * cosine(step, steps, warmup=0.02)
-        with torch.autocast("cpu", torch.bfloat16):
-            features = clip.encode_image(pixels)
+            group["lr"] = peak * cosine(step, steps, warmup=0.02)
+        with torch.autocast(device.type, torch.bfloat16):
+            features = encode(pixels)
         logits = clip.logit_scale.exp() * F.normalize(features.float(), dim=-1) @ texts.t()
-        loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+        given = labels[rows]
+        losses = [F.cross_entropy(logits, target, label_smoothing=0.05) for target in (given, given[other])]
+        loss = (1 - share) * losses[0] + share * losses[1]
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(clip.visual.parameters(), 2.0)
         optimiser.step()
+        average.update_parameters(clip.visual)
         with torch.no_grad():
             clip.logit_scale.clamp_(max=math.log(100))
         if (step + 1) % 50 == 0:
             rate = (step + 1 - start) * batch_size / (time.monotonic() - began)
-            right = (logits.argmax(1) == labels[rows]).float().mean().item()
+            right = (logits.argmax(1) == given).float().mean().item()
             figures = {"step": step + 1, "loss": round(loss.item(), 4), "batch_acc1": round(right, 3)}
             print(json.dumps(figures | {"photos_per_s": round(rate)}), flush=True)
         if (step + 1) % 250 == 0 or step + 1 == steps:
-            state = {"model": clip.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            state = {
+                "model": clip.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step + 1,
+            }
             torch.save(state, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").replace(checkpoint)
+    clip.visual.load_state_dict(average.module.state_dict())
     save_clip_directory(
-        clip,
+        clip.cpu(),
         out,
         model_cfg=config,
         preprocess_cfg=PREPROCESS,
@@ -197,6 +222,7 @@ def caption_bank(
     clip: nn.Module, captions: list[list[str]], tokenize: Tokenize, *, seed: int, kept: int = 24
 ) -> Tensor:
     """Features of some captions of each class, ``(classes, kept, embed_dim)``: the locked tower runs only once."""
-    chooser = random.Random(seed)
-    rows = [clip.encode_text(tokenize(chooser.choices(texts, k=kept)), normalize=True) for texts in captions]  # type: ignore[operator]
+    chooser, device = random.Random(seed), next(clip.parameters()).device
+    drawn = [tokenize(chooser.choices(texts, k=kept)).to(device) for texts in captions]
+    rows = [clip.encode_text(tokens, normalize=True) for tokens in drawn]  # type: ignore[operator]
     return torch.stack(rows).clone()

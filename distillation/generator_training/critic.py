@@ -101,8 +101,8 @@ def feature_levels(visual: nn.Module, name: str) -> list[int]:
 
 
 def noisy(pixels: Tensor) -> Tensor:
-    """With noise from the CPU's generator: the same on every device."""
-    return pixels + NOISE * torch.randn(pixels.shape).to(pixels.device)
+    """With noise drawn on their device."""
+    return pixels + NOISE * torch.randn(pixels.shape, device=pixels.device)
 
 
 def lead(scores: Tensor, labels: Tensor) -> Tensor:

@@ -41,8 +41,9 @@ class Head(nn.Module):
             said: class, light and background of the captions, ``(n, 3)``; the last two may be ``UNSAID``.
         """
         hidden = self.body(features)
-        # UNSAID is -1, which indexes the last row.
-        embedded = torch.stack([table.weight[said[:, column]] for column, table in enumerate(self.said)]).sum(0)  # type: ignore[index]
+        # UNSAID is -1, which stands for the last row.
+        rows = [said[:, column] % table.num_embeddings for column, table in enumerate(self.said)]  # type: ignore[operator]
+        embedded = torch.stack([table(row) for table, row in zip(self.said, rows, strict=True)]).sum(0)
         matched: Tensor = (hidden * embedded[:, :, None, None]).sum(1) * 3 / math.sqrt(WIDTH)
         scores: Tensor = self.score(hidden)[:, 0] + matched
         return scores

@@ -35,7 +35,7 @@ class FromNothing(GeneratorTrainer):
     """Learns to draw and the classes at once; the seed decides the first weights too."""
 
     METHOD = "conditional variational autoencoder (arXiv 1312.6114, 1512.09300) on the teacher's features"
-    RATE, BETAS, OF_CLASS = 1e-3, (0.9, 0.99), 1
+    RATE, BETAS = 1e-3, (0.9, 0.99)
 
     def __init__(self, domain: Domain, critic: Critic, bank: PhotoBank, texts: Texts, seed: int) -> None:
         torch.manual_seed(seed)
@@ -44,17 +44,20 @@ class FromNothing(GeneratorTrainer):
         others: dict[str, torch.nn.Module] = {"encoder": self._encoder}
         super().__init__(domain, critic, bank, texts, seed, model, others)
 
+    def of_class(self, batch_size: int) -> int:
+        return 1
+
     def _loss(self, drawn: Drawn, number: int, done: float) -> tuple[Tensor, dict[str, Tensor]]:
         # Until the discriminators come in, which alone can say something about images of plain noise, all are coded.
         early = max(0.0, 1 - done / EARLY)
-        count = len(drawn.captions)
+        count = len(drawn.text)
         coded = count // 2 if early < ADVERSARY_FROM else count
         noise = self.model.draw_noise(count)
         with self._critic.autocast():
             mean, log_variance = self._encoder([p[:coded] for p in drawn.maps], [p[:coded] for p in drawn.summaries])
         code, rest = noise.split([CODE_CHANNELS, noise.shape[1] - CODE_CHANNELS], 1)
         code = torch.cat([mean + (log_variance / 2).exp() * code[:coded], code[coded:]])
-        made = self._make(torch.cat([code, rest], 1).contiguous(memory_format=torch.channels_last), drawn.captions)
+        made = self._make(torch.cat([code, rest], 1).contiguous(memory_format=torch.channels_last), drawn.text)
         unlike = self._unlike(made, drawn, coded)
         nats = divergence(mean, log_variance)
         target = (NATS + (FIRST_NATS - NATS) * early) * self.model.latent_side**2

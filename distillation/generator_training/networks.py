@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -61,9 +62,9 @@ class OneStep(nn.Module):
         self.vae.encoder.requires_grad_(False)  # text-to-image never encodes
 
     def draw_noise(self, count: int) -> Tensor:
-        """Noise ``(count, 32, side / 8, side / 8)`` from the CPU's generator: the same on every device."""
-        noise = torch.randn(count, LATENT_CHANNELS, self.latent_side, self.latent_side)
-        return noise.to(self.unet.device, memory_format=torch.channels_last)
+        """Noise ``(count, 32, side / 8, side / 8)``, drawn on the networks' device."""
+        shape = (count, LATENT_CHANNELS, self.latent_side, self.latent_side)
+        return torch.randn(shape, device=self.unet.device).contiguous(memory_format=torch.channels_last)
 
     def forward(self, noise: Tensor, text: Tensor) -> Tensor:
         """Images ``(n, 3, side, side)`` in about [-1, 1].
@@ -79,7 +80,7 @@ class OneStep(nn.Module):
         """What is decoded to images, shaped as the noise."""
         times = torch.full((len(noise),), LAST_TIME, device=noise.device)
         # On a CPU the fused attention's backward pass is slower than plain matrix products at these tiny sizes.
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH) if noise.device.type == "cpu" else nullcontext():
             latents: Tensor = self.unet(noise, times, encoder_hidden_states=text).sample
         return latents
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from distillation.generator_training.critic import Critic, lead
 from distillation.generator_training.photos import Photos
 from distillation.views import apply_views, whole_views
 
-MAX_BYTES = 8 << 30
-"""Memory for what is kept; photos beyond it are not trained on."""
+MAX_BYTES, GPU_SHARE = 8 << 30, 0.5
+"""Memory for what is kept, on a CPU and of what is free on a GPU; photos beyond it are not trained on."""
 AT_ONCE = 256
 LEAST_SHARE = 0.5
 """Of each class's photos is learnt from, whether the teacher recognises them or not."""
@@ -24,7 +24,8 @@ LEAST_SHARE = 0.5
 
 @dataclass(frozen=True)
 class PhotoBank:
-    """Photos of some classes, half of them mirrored, and what the critic sees in each, on the CPU.
+    """Photos of some classes, one class after another, half of them mirrored, and what the critic sees in each; all on
+    the critic's device.
 
     Args:
         images: uint8 ``(n, side, side, 3)``.
@@ -50,10 +51,11 @@ class PhotoBank:
         """
         mirrored = torch.rand(len(photos)) < 0.5
         images = torch.where(mirrored[:, None, None, None], photos.images.flip(2), photos.images)
-        # Pages of a tensor are taken when they are written: what is not kept costs nothing.
+        # On a CPU, pages of a tensor are taken when they are written: what is not kept costs nothing.
+        place: dict[str, Any] = {"dtype": torch.bfloat16, "device": critic.device}
         room = _Seen(
-            [torch.empty(len(photos), h, w, channels, dtype=torch.bfloat16) for channels, h, w in critic.map_shapes],
-            [torch.empty(len(photos), width, dtype=torch.bfloat16) for width in critic.summary_widths],
+            [torch.empty(len(photos), h, w, channels, **place) for channels, h, w in critic.map_shapes],
+            [torch.empty(len(photos), width, **place) for width in critic.summary_widths],
         )
         rows_kept: list[Tensor] = []
         looked = count = 0
@@ -64,7 +66,7 @@ class PhotoBank:
             after = count + int(kept.sum())
             for part, new in zip((*room.maps, *room.summaries), (*seen.maps, *seen.summaries), strict=True):
                 part[count:after] = new[kept]
-            rows_kept.append(rows[kept])
+            rows_kept.append(rows[kept.cpu()])
             count = after
             on_looked(looked := looked + len(rows))
         chosen = torch.cat(rows_kept)
@@ -76,6 +78,7 @@ class PhotoBank:
         half = len(some) // 2
         apart = [torch.cdist(part[some[:half]].float(), part[some[half:]].float()).mean() for part in summaries]
         deviation = [part[some].float().std() for part in maps]
+        images, said = images.to(critic.device), said.to(critic.device)
         return cls(images, said, maps, summaries, _inverse(deviation), _inverse(apart))
 
     @property
@@ -83,14 +86,14 @@ class PhotoBank:
         """What was kept, mirrored as it is learnt from."""
         return Photos(self.images, self.said[:, 0])
 
-    def seen(self, rows: Tensor, critic: Critic) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps ``(n, channels, height, width)`` and summaries ``(n, dim)`` of some photos, on the critic's device."""
-        maps = [part[rows].permute(0, 3, 1, 2).to(critic.device, torch.float32) for part in self.maps]
-        return maps, [part[rows].to(critic.device, torch.float32) for part in self.summaries]
+    def seen(self, rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps ``(n, channels, height, width)`` and summaries ``(n, dim)`` of some photos, float32."""
+        maps = [part[rows].permute(0, 3, 1, 2).float() for part in self.maps]
+        return maps, [part[rows].float() for part in self.summaries]
 
 
 class _Seen(NamedTuple):
-    """What the critic sees in photos, bf16 on the CPU, as :class:`PhotoBank` keeps it."""
+    """What the critic sees in photos, bf16, as :class:`PhotoBank` keeps it."""
 
     maps: list[Tensor]
     summaries: list[Tensor]
@@ -104,19 +107,20 @@ def _look(critic: Critic, images: Tensor, labels: Tensor) -> tuple[_Seen, Tensor
         pixels = apply_views(photos, whole_views(len(rows)), critic.size, critic.mean, critic.std)
         with torch.inference_mode(), critic.autocast():
             maps, summaries = critic.look(pixels)
-        leads.append(lead((summaries[0] @ critic.head.float()).cpu(), labels[rows]))
-        found.append(
-            [*(part.permute(0, 2, 3, 1).bfloat16().cpu() for part in maps), *(s.bfloat16().cpu() for s in summaries)]
-        )
+        leads.append(lead(summaries[0] @ critic.head.float(), labels[rows].to(critic.device)))
+        found.append([*(part.permute(0, 2, 3, 1).bfloat16() for part in maps), *(s.bfloat16() for s in summaries)])
     parts = [torch.cat(part) for part in zip(*found, strict=True)]
     count = len(critic.map_shapes)
     return _Seen(parts[:count], parts[count:]), torch.cat(leads)
 
 
 def most_photos(critic: Critic) -> int:
-    """How many photos ``MAX_BYTES`` hold."""
+    """How many photos there is memory for."""
+    room = MAX_BYTES
+    if critic.device.type == "cuda":
+        room = int(GPU_SHARE * torch.cuda.mem_get_info(critic.device)[0])
     numbers = sum(channels * height * width for channels, height, width in critic.map_shapes)
-    return MAX_BYTES // (2 * (numbers + sum(critic.summary_widths)))
+    return room // (2 * (numbers + sum(critic.summary_widths)))
 
 
 def _inverse(values: list[Tensor]) -> list[float]:

@@ -52,13 +52,14 @@ def read_anew(
     optimizer = torch.optim.Adam(readers, lr=RATE)
     chooser = random.Random(seed)
     captions = [_any_caption(names, chooser) for _ in range(CAPTIONS)]
+    theirs, ours = before(captions), texts(captions)
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = RATE * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / STEPS)
-        said = chooser.choices(captions, k=BATCH)
-        noise = torch.randn(BATCH, LATENT_CHANNELS, SIDE, SIDE).to(device)
+        rows = torch.randint(CAPTIONS, (BATCH,), device=device)
+        noise = torch.randn(BATCH, LATENT_CHANNELS, SIDE, SIDE, device=device)
         with torch.no_grad():
-            wanted = base.latents(noise, before(said))
-        loss = F.mse_loss(model.latents(noise, texts(said)), wanted)
+            wanted = base.latents(noise, theirs[rows])
+        loss = F.mse_loss(model.latents(noise, ours[rows]), wanted)
         optimizer.zero_grad()
         loss.backward(inputs=readers)
         optimizer.step()

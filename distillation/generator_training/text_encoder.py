@@ -13,18 +13,17 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from models.errors import ModelError
 from models.teachers import TeacherModel
 
-KEPT_TEXTS = 40_000
+READ_AT_ONCE = 256
 SAME_FEATURES = 0.999
 """Smallest cosine between the tower's and the converted encoder's features."""
 CHECKED = ("a photo of a cat", "two red things in bright light, grey background", "x")
 
 
 class Texts:
-    """Hidden states of captions; the latest are kept."""
+    """Hidden states of captions."""
 
     def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
         self.encoder, self.tokenizer = encoder.eval().requires_grad_(False), tokenizer
-        self._known: dict[str, Tensor] = {}
 
     @property
     def width(self) -> int:
@@ -38,13 +37,10 @@ class Texts:
         return found.to(self.encoder.device)
 
     @torch.no_grad()
-    def __call__(self, captions: list[str]) -> Tensor:
+    def __call__(self, captions: list[str], dtype: torch.dtype = torch.float32) -> Tensor:
         """``(n, context, width)``, on the encoder's device."""
-        if len(self._known) > KEPT_TEXTS:
-            self._known.clear()
-        if missing := [text for text in dict.fromkeys(captions) if text not in self._known]:
-            self._known.update(zip(missing, self.encoder(self.tokens(missing))[0], strict=True))
-        return torch.stack([self._known[text] for text in captions])
+        parts = [captions[start : start + READ_AT_ONCE] for start in range(0, len(captions), READ_AT_ONCE)]
+        return torch.cat([self.encoder(self.tokens(part))[0].to(dtype) for part in parts])
 
 
 def teacher_texts(teacher: TeacherModel) -> Texts:

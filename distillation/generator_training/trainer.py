@@ -6,16 +6,16 @@ with differs: see ``from_nothing.py`` and ``from_base.py``.
 
 from __future__ import annotations
 
-import random
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillation.generator_training.captions import UNSAID, caption
+from distillation.generator_training.caption_bank import CaptionBank
 from distillation.generator_training.critic import Critic, lead
 from distillation.generator_training.discriminators import Discriminators, discriminator_loss
 from distillation.generator_training.networks import OneStep
@@ -26,17 +26,19 @@ from distillation.recipe import Domain
 
 JUDGES_RATE = 1e-3
 EMA_DECAY = 0.998
+RECOGNISED_SHARE = 0.05
+"""By how much one image changes what is noted of its class."""
 LARGEST_NORM = 5.0
 
 
 class Drawn(NamedTuple):
-    """Photos of a batch, what the critic sees in them, and what is said of them."""
+    """Photos of a batch, what the critic sees in them, what is said of them, and its hidden states."""
 
     photos: Tensor
     maps: list[Tensor]
     summaries: list[Tensor]
     said: Tensor
-    captions: list[str]
+    text: Tensor
 
 
 class Made(NamedTuple):
@@ -63,8 +65,6 @@ class GeneratorTrainer(ABC):
     RATE: float
     BETAS: tuple[float, float]
     """Of the generator's Adam."""
-    OF_CLASS: int
-    """Images of one class, one after another, in a batch."""
 
     def __init__(
         self,
@@ -76,11 +76,13 @@ class GeneratorTrainer(ABC):
         model: OneStep,
         others: dict[str, nn.Module],
     ) -> None:
-        self._names = [item.names for item in domain.classes]
-        self._critic, self._bank, self._texts, self._seed = critic, bank, texts, seed
-        device = critic.device
+        self._critic, self._bank, self._seed = critic, bank, seed
+        self.device = device = critic.device
+        with critic.autocast():
+            self._captions = CaptionBank([item.names for item in domain.classes], bank.said, texts, seed)
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
-        judges = Discriminators(len(self._names), [channels for channels, _, _ in critic.map_shapes])
+        classes = len(domain.classes)
+        judges = Discriminators(classes, [channels for channels, _, _ in critic.map_shapes])
         self._discriminators = judges.to(device).to(memory_format=torch.channels_last)
         self._others = {name: other.to(device).to(memory_format=torch.channels_last) for name, other in others.items()}
         trained = (self.model, *self._others.values())
@@ -89,37 +91,41 @@ class GeneratorTrainer(ABC):
             "generator": torch.optim.Adam(self._trained, betas=self.BETAS, fused=True),
             "discriminators": torch.optim.Adam(judges.parameters(), betas=(0.0, 0.99), fused=True),
         }
-        swa = torch.optim.swa_utils
-        self._average = swa.AveragedModel(self.model, multi_avg_fn=swa.get_ema_multi_avg_fn(EMA_DECAY))
-        self._recognised = torch.full((len(self._names),), 0.5)
-        labels = bank.said[:, 0]
-        self._of_class = [torch.nonzero(labels == number)[:, 0] for number in range(len(self._names))]
+        self._average = copy.deepcopy(self.model).requires_grad_(False)
+        self._recognised = torch.full((classes,), 0.5, device=device)
+        self._photos_of = torch.bincount(bank.said[:, 0], minlength=classes)
+        self._first_of = self._photos_of.cumsum(0) - self._photos_of
 
     @property
     def result(self) -> OneStep:
         """The averaged weights."""
-        return cast(OneStep, self._average.module)
+        return self._average
+
+    @abstractmethod
+    def of_class(self, batch_size: int) -> int:
+        """Images of one class, one after another, in a batch; they divide it."""
 
     def step(self, number: int, batch_size: int, rate: float, done: float) -> dict[str, Tensor]:
         """One step of both sides; figures for people, detached.
 
         Args:
             number: of this step, from 0.
-            batch_size: a multiple of ``OF_CLASS``.
+            batch_size: a multiple of 8.
             rate: share of the peak learning rates.
             done: share of the training that is over, 0 to 1.
         """
         torch.manual_seed(self._seed * 1_000_003 + number)
         self._optimizers["generator"].param_groups[0]["lr"] = self.RATE * rate
         self._optimizers["discriminators"].param_groups[0]["lr"] = JUDGES_RATE * rate
-        drawn = self._draw(batch_size, random.Random(self._seed * 1_000_003 + number))
-        loss, figures = self._loss(drawn, number, done)
+        loss, figures = self._loss(self._draw(batch_size), number, done)
         self._optimizers["generator"].zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self._trained, LARGEST_NORM)
         self._optimizers["generator"].step()
         self._discriminators.requires_grad_(True)
-        self._average.update_parameters(self.model)
+        # Not torch's AveragedModel, whose counter goes to the device, and waits for it, in each step.
+        share = 1 - EMA_DECAY if number else 1.0
+        torch._foreach_lerp_(list(self._average.parameters()), [*map(Tensor.detach, self.model.parameters())], share)
         figures["recognised"] = self._recognised.mean()
         return {name: figure.detach() for name, figure in figures.items()}
 
@@ -127,25 +133,21 @@ class GeneratorTrainer(ABC):
     def _loss(self, drawn: Drawn, number: int, done: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's loss and its parts; the discriminators make their step in it."""
 
-    def _draw(self, count: int, chooser: random.Random) -> Drawn:
-        """A batch; classes less often recognised are drawn more often."""
-        labels = torch.multinomial(1.1 - self._recognised, count // self.OF_CLASS, replacement=True)
-        of_class = [self._of_class[label] for label in labels.tolist()]
-        rows = torch.cat([numbers[torch.randint(len(numbers), (self.OF_CLASS,))] for numbers in of_class])
-        said = self._bank.said[rows].clone()
-        said[:, 1:][torch.rand(count, 2) < 0.5] = UNSAID
-        captions = [
-            caption(chooser.choice(self._names[label]), light, background, chooser)
-            for label, light, background in said.tolist()
-        ]
-        maps, summaries = self._bank.seen(rows, self._critic)
-        photos = self._bank.images[rows].to(self._critic.device).permute(0, 3, 1, 2) / 255
-        return Drawn(photos, self._scaled(maps), summaries, said.to(photos.device), captions)
+    def _draw(self, count: int) -> Drawn:
+        """A batch; classes less often recognised are drawn more often. Nothing in it waits for the device."""
+        group = self.of_class(count)
+        labels = torch.multinomial(1.1 - self._recognised, count // group, replacement=True)[:, None]
+        which = torch.rand(len(labels), group, device=self.device) * self._photos_of[labels]
+        rows = (self._first_of[labels] + which.long()).flatten()
+        said, text = self._captions.draw(rows)
+        maps, summaries = self._bank.seen(rows)
+        photos = self._bank.images[rows].permute(0, 3, 1, 2) / 255
+        return Drawn(photos, self._scaled(maps), summaries, said, text)
 
-    def _make(self, noise: Tensor, captions: list[str]) -> Made:
+    def _make(self, noise: Tensor, text: Tensor) -> Made:
         """Images of noise and text."""
         with self._critic.autocast():
-            images = self.model(noise, self._texts(captions)).float() * 0.5 + 0.5
+            images = self.model(noise, text).float() * 0.5 + 0.5
             pixels = self._critic.normalise(images)
             maps, summaries = self._critic.look(pixels)
         return Made(images, pixels, self._scaled(maps), summaries)
@@ -173,8 +175,7 @@ class GeneratorTrainer(ABC):
         """
         logits = features @ self._critic.head.float() * self._critic.logit_scale
         ahead = lead(logits, labels)
-        for label, right in zip(labels[plain:].tolist(), (ahead[plain:] > 0).float().cpu(), strict=True):
-            self._recognised[label].lerp_(right, 0.05)
+        note_recognised(self._recognised, labels[plain:], ahead[plain:] > 0)
         return (F.cross_entropy(logits, labels, reduction="none") * (ahead < 1)).mean()
 
     def _judge(self, drawn: Drawn, made: Made) -> tuple[Tensor, Tensor]:
@@ -213,3 +214,16 @@ class GeneratorTrainer(ABC):
     def _modules(self) -> dict[str, nn.Module]:
         trained = {"generator": self.model, "average": self._average, "discriminators": self._discriminators}
         return trained | self._others
+
+
+def note_recognised(shares: Tensor, labels: Tensor, right: Tensor) -> None:
+    """Move the share of each image's class a little towards 1 or 0, in place, one image of a class after another.
+
+    Args:
+        shares: of every class, float32 ``(classes,)``.
+        labels: int64 ``(n,)``.
+        right: whether the image is recognised, bool ``(n,)``.
+    """
+    own = (labels[:, None] == torch.arange(len(shares), device=labels.device)).float()
+    kept = (1 - RECOGNISED_SHARE) ** (own.sum(0) - own.cumsum(0))  # of each image, after the later ones of its class
+    shares.mul_((1 - RECOGNISED_SHARE) ** own.sum(0)).add_(RECOGNISED_SHARE * (own * kept * right[:, None]).sum(0))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from distillation.checkpoints import load_newest, save_checkpoint
 from distillation.generator_recipe import DEFAULT_STEPS, GeneratorRecipe
 from distillation.generator_training.trainer import GeneratorTrainer
 from distillation.protocol import Interrupted, Reporter, StageError, write_atomically
-from distillation.training import CURVE_POINTS, Length, Progress
+from distillation.training import CURVE_POINTS, Length, Progress, keep_pace
 from models.memory import is_out_of_memory
 
 CHECKPOINT_SECONDS = 120.0
@@ -39,6 +42,7 @@ def train(trainer: GeneratorTrainer, recipe: GeneratorRecipe, out: Path, report:
     if (saved := load_newest(out)) is not None:
         trainer.load_state(saved[0])
         progress = Progress(**saved[1])
+    ahead: deque[torch.cuda.Event] = deque()
     last_save = time.monotonic()
     figures = {name: v for row in progress.curve[-1:] for name, v in row.items() if name != "step"}
     while (done := progress.done(length)) < 1:
@@ -50,6 +54,8 @@ def train(trainer: GeneratorTrainer, recipe: GeneratorRecipe, out: Path, report:
             told = trainer.step(progress.step, recipe.batch_size, rate_factor(progress.step, done), done)
         except RuntimeError as error:
             raise _explained(error) from error
+        if trainer.device.type == "cuda":
+            keep_pace(ahead)
         progress.step += 1
         progress.seen += recipe.batch_size
         progress.seconds += time.monotonic() - began

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def test_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "OUT", tmp_path)
     monkeypatch.setattr(distil_data, "STORED", 12)
-    monkeypatch.setattr(distil, "LOOP_STEPS", 4)
+    monkeypatch.setitem(distil.LOOP_STEPS, "cpu", 4)
     ratios = distil.main(student="test_resnet", teacher="ViT-S-32-alt", batch_size=4, rounds=3, threads=1)
     peers = {"open_clip", "open_clip, tuned", "online L2", "online L2, tuned", "cached", "cached, tuned"}
     assert ratios.keys() >= {*peers, "training loop / bare step"}

@@ -53,6 +53,7 @@ class StopAfter(Reporter):
 def few_reading_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """For bases: test_reading.py is about what is learnt in them."""
     monkeypatch.setattr(reading, "STEPS", 2)
+    monkeypatch.setattr(reading, "CAPTIONS", 64)
 
 
 @pytest.mark.parametrize("base", [None, "starter"])

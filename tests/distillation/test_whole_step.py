@@ -108,7 +108,7 @@ def test_a_cuda_graph_trains_as_the_plain_step(
 ) -> None:
     corpus = Corpus.open(shards, torch.device("cuda"), with_captions=True)
     plain, graph = (new_trainer(corpus, teacher, training(losses=weights)) for _ in range(2))
-    plain._recordable, plain._compiled = False, None
+    plain._recordable = False  # compiled too: bf16 rounds differently elsewhere, and masks are drawn otherwise
     expected, found = losses(plain, corpus, [8] * 6), losses(graph, corpus, [8] * 6)
     assert graph._replay is not None, "the step was not recorded"
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=0.0)
