@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lock demo test check up bench bench-distil bench-generate bench-images bench-photos bench-teacher bench-views bench-tiny-decoder bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke bench-students bench-cold-start bench-profile-stages starter docs clean
+.PHONY: help setup lock demo test check up bench bench-distil bench-full-size bench-generate bench-images bench-photos bench-teacher bench-views bench-tiny-decoder bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke bench-students bench-cold-start bench-profile-stages starter docs clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ bench: bench-distil bench-generate bench-images bench-teacher bench-scale bench-
 
 bench-distil: setup  ## Training steps of open_clip, online L2 and a cached loop against ours, and our loop against its bare step
 	$(BIN)/python -m benchmarks.distil
+
+bench-full-size: setup  ## Every stage of the shipped recipes at full model size, with random weights: images/s and peak memory (needs a CUDA GPU; hours otherwise)
+	$(BIN)/python -m benchmarks.full_size
 
 bench-generate: setup  ## A plain diffusers loop against our sampler and JPEG writer
 	$(BIN)/python -m benchmarks.generate

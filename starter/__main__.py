@@ -24,6 +24,7 @@ Base = Annotated[str | None, typer.Option(help="A generator to go on from, such 
 Preset = Annotated[SizePreset | None, typer.Option(help="Only this one; s starts from the xs that is there.")]
 StudentSteps = Annotated[int | None, typer.Option(min=1, help="Of each; none: few, for two CPU cores.")]
 StudentViews = Annotated[int, typer.Option(min=1, help="Of each photo; several for long trainings.")]
+Minutes = Annotated[float | None, typer.Option(help="How long to train, instead of --steps; for a GPU.")]
 WORK = Path("build/starter")
 SEED = 0
 
@@ -36,7 +37,14 @@ def teacher(data: Data, work: Work = WORK, steps: int = 6000, batch_size: int = 
 
 
 @app.command()
-def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int = 64, base: Base = None) -> None:
+def generator(
+    data: Data,
+    work: Work = WORK,
+    steps: int = 9900,
+    minutes: Minutes = None,
+    batch_size: int = 64,
+    base: Base = None,
+) -> None:
     """Train the generator on the photos of its classes."""
     work.mkdir(parents=True, exist_ok=True)
     train_starter_generator(
@@ -45,6 +53,7 @@ def generator(data: Data, work: Work = WORK, steps: int = 9900, batch_size: int 
         work,
         labels=GENERATED,
         steps=steps,
+        minutes=minutes,
         batch_size=batch_size,
         seed=SEED,
         base=base,

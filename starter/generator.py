@@ -35,11 +35,13 @@ def train_starter_generator(
     batch_size: int,
     seed: int,
     base: str | None,
+    minutes: float | None = None,
 ) -> None:
     """Train the generator, or resume from ``work``, and put the pipeline into ``out``.
 
     Args:
         labels: the Tiny ImageNet classes to learn.
+        minutes: how long to train, instead of ``steps``.
         base: a generator to go on from.
     """
     photos = work / "generator-photos"
@@ -52,7 +54,8 @@ def train_starter_generator(
             "dataset": str(photos),
             "classes": taught(data, labels),
             "base": base,
-            "steps": steps,
+            "steps": None if minutes else steps,
+            "minutes": minutes,
             "batch_size": batch_size,
             "seed": seed,
             "licence": LICENCE,

@@ -9,25 +9,16 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
-    DiffusionPipeline,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from diffusers.loaders.lora_pipeline import LORA_WEIGHT_NAME_SAFE
-from diffusers.utils import convert_state_dict_to_kohya
-from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from models.clip_directory import save_clip_directory
 from starter.tokenizer import CONTEXT_LENGTH, build_tokenizer
 
-LCM_LORA_MODULES = [
-    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
-    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
-]
 WIDTH = 32
 IMAGE_SIZE = 64
 
@@ -136,18 +127,6 @@ def vit_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "resize_mode": "shortest",
     }
     save_clip_directory(open_clip.CLIP(**config), folder, model_cfg=config, preprocess_cfg=preprocess)
-    return folder
-
-
-def save_lcm_lora(pipeline_folder: Path, folder: Path) -> Path:
-    """A random LoRA for a pipeline's UNet, as the LCM LoRAs on the hub are: kohya's names, convolutions included."""
-    torch.manual_seed(0)
-    unet = DiffusionPipeline.from_pretrained(pipeline_folder).unet
-    unet.add_adapter(LoraConfig(r=4, lora_alpha=1, target_modules=LCM_LORA_MODULES, init_lora_weights=False))
-    layers = get_peft_model_state_dict(unet)
-    folder.mkdir(parents=True)
-    weights = convert_state_dict_to_kohya({f"unet.{name}": tensor for name, tensor in layers.items()})
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / LORA_WEIGHT_NAME_SAFE)
     return folder
 
 

@@ -73,7 +73,7 @@ def rest_of(process: StageProcess) -> list[dict[str, Any]]:
 def test_a_stage_is_stopped_and_goes_on(shards: list[Path], teacher_folder: Path, tmp_path: Path) -> None:
     """SIGTERM, one checkpoint of all, resumption: the student of one process that was never stopped."""
     wanted = training_recipe(
-        teacher_folder, steps=150, optimizer="sgd", lr=0.01, losses={"i2i": 1.0}, checkpoint_seconds=0.05
+        teacher_folder, steps=50, optimizer="sgd", lr=0.01, losses={"i2i": 1.0}, checkpoint_seconds=0.05
     )
     student = wanted.student.model_copy(update={"architecture": "test_convnext"})
     wanted = wanted.model_copy(update={"student": student})
@@ -84,7 +84,7 @@ def test_a_stage_is_stopped_and_goes_on(shards: list[Path], teacher_folder: Path
     assert process.exit_status() == INTERRUPTED
     out = tmp_path / "two" / "out"
     newest = max(int(path.name) for path in (out / "checkpoints").iterdir())
-    assert saved[-1]["step"] == newest < 150 and not (out / "manifest.json").exists()
+    assert saved[-1]["step"] == newest < 50 and not (out / "manifest.json").exists()
     names = load_file(out / "checkpoints" / f"{newest:06d}" / "state.safetensors")
     assert not [name for name in names if "module." in name], "the student is saved as it is"
 
@@ -92,7 +92,7 @@ def test_a_stage_is_stopped_and_goes_on(shards: list[Path], teacher_folder: Path
     events = rest_of(process)
     assert process.exit_status() == 0, process.stderr_tail
     [done] = [event["summary"] for event in events if event["event"] == "done"]
-    assert done["steps"] == 150
+    assert done["steps"] == 50
     manifest = json.loads((out / "manifest.json").read_text())
     assert {file["name"] for file in manifest["files"]} == {"student.safetensors", "student.json", "curve.jsonl"}
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import LCMScheduler
 
+from benchmarks.full_size.pipelines import save_lcm_lora
 from distillation import pipeline
 from distillation.catalogue import resolve_student
 from distillation.estimate import estimate
@@ -20,7 +21,6 @@ from distillation.recipe import Recipe, load_recipe
 from distillation.runner import run_stage
 from models.generators import load_generator
 from tests.distillation.photo_builders import photo, write_tar
-from tests.models_fixtures import save_lcm_lora
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("**/*.yaml"))
 CLASSES, IMAGES = 3, 8
@@ -96,7 +96,7 @@ def _reduced(shipped: Recipe, teacher: Path, generator: Path, folder: Path) -> R
     content["student"] = {"architecture": student.architecture, "image_size": 64, "init": shipped.student.init}
     given = content["data"]["generator"]
     # The LoRA under its own name, which is what chooses the scheduler.
-    lora = save_lcm_lora(generator, folder / Path(given["lora"].partition("@")[0]).name)
+    lora = save_lcm_lora(generator, folder / Path(given["lora"].partition("@")[0]).name, rank=4)
     given |= {"model": str(generator), "revision": None, "lora": str(lora), "size": 64}
     content["data"] |= {"images_per_class": IMAGES, "shard_size": 16}
     # A teacher with random weights agrees with nobody.
