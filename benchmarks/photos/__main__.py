@@ -65,7 +65,14 @@ def main(
             for name in arms:
                 report = bench.report(name, seed)
                 extra = judge.accuracies(bench.student(name, seed)) if judge else {}
-                add_result(out, domain=one, arm=name, seed=seed, steps=steps, report=report, extra=extra)
+                settings: dict[str, Any] = {
+                    "domain": one,
+                    "arm": name,
+                    "seed": seed,
+                    "steps": steps,
+                    "base_steps": base_steps,
+                }
+                add_result(out, **settings, report=report, extra=extra)
     write_results(out)
 
 

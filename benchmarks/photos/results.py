@@ -20,7 +20,15 @@ Results = list[dict[str, Any]]
 
 
 def add_result(
-    out: Path, *, domain: PhotoDomain, arm: str, seed: int, steps: int, report: dict[str, Any], extra: dict[str, Any]
+    out: Path,
+    *,
+    domain: PhotoDomain,
+    arm: str,
+    seed: int,
+    steps: int,
+    base_steps: int,
+    report: dict[str, Any],
+    extra: dict[str, Any],
 ) -> None:
     """Add one student's figures, or replace those of the same domain, arm, seed, student and length."""
     student, real, synthetic, training = (report[key] for key in ("student", "real", "synthetic", "training"))
@@ -31,6 +39,7 @@ def add_result(
         "arm": arm,
         "seed": seed,
         "steps": steps,
+        "base_steps": base_steps,
         "architecture": student["architecture"],
         "params": student["params"],
         "saving_vs_image_tower": student["saving_vs_image_tower"],
@@ -45,7 +54,7 @@ def add_result(
         "versions": versions(),
         **extra,
     }
-    same = ("domain", "arm", "seed", "steps", "architecture", "params")
+    same = ("domain", "arm", "seed", "steps", "base_steps", "architecture", "params")
     kept = [one for one in _read(out) if any(one[key] != result[key] for key in same)]
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / FILE, json.dumps([*kept, result], indent=1) + "\n")
@@ -58,7 +67,8 @@ def write_results(out: Path) -> None:
     write_atomically(out / "photos.md", page(results))
     if measured:
         plot_gap(_largest_table(measured), out / "photos-gap.svg")
-        plot_sizes([one for one in measured if one["arm"] == "l2"], out / "photos-sizes.svg")
+    if of_l2 := [one for one in measured if one["arm"] == "l2"]:
+        plot_sizes(of_l2, out / "photos-sizes.svg")
     console.print(f"written: {out / FILE}, {out / 'photos.md'} and its plots")
 
 
@@ -66,7 +76,9 @@ def page(results: Results) -> str:
     """The page in Markdown: a table for each domain and of their mean, one of student sizes, one of levers."""
     lines = ["# Students on real photos", "", *_explanation(), ""]
     if measured := [one for one in results if one["domain"] in DOMAINS]:
-        lines += _domains(_largest_table(measured)) + _sizes([one for one in measured if one["arm"] == "l2"])
+        lines += _domains(_largest_table(measured))
+    if of_l2 := [one for one in measured if one["arm"] == "l2"]:
+        lines += _sizes(of_l2)
     if tried := [one for one in results if one["domain"] == TUNING]:
         lines += _levers(tried)
     return "\n".join(lines)
@@ -86,9 +98,9 @@ def _setting(results: Results) -> str:
     one, seeds = results[-1], len({result["seed"] for result in results})
     return (
         f"{one['architecture']}, {one['params'] / 1e6:.2f} M parameters, {one['saving_vs_image_tower']:.1%} fewer than "
-        f"the teacher's image tower; {one['steps']} steps of {BATCH}; {seeds} seed(s). {one['machine']['cpu']}, "
-        f"{one['machine']['threads']} threads, GPU: {one['machine']['gpu'] or 'none'}, "
-        f"torch {one['versions']['torch']}, Python {one['versions']['python']}."
+        f"the teacher's image tower; {one['steps']} steps of {BATCH} from a base of {one['base_steps']}; "
+        f"{seeds} seed(s). {one['machine']['cpu']}, {one['machine']['threads']} threads, "
+        f"GPU: {one['machine']['gpu'] or 'none'}, torch {one['versions']['torch']}, Python {one['versions']['python']}."
     )
 
 
@@ -118,15 +130,16 @@ def _domains(results: Results) -> list[str]:
 
 
 def _sizes(results: Results) -> list[str]:
-    students = sorted({(one["params"], one["steps"]) for one in results})
-    rows = ["## Student sizes, `l2`", "", "| student | parameters | fewer | steps | domains | real | real - teacher |"]
-    rows.append("|---|---|---|---|---|---|---|")
-    for params, steps in students:
-        chosen = [one for one in results if (one["params"], one["steps"]) == (params, steps)]
+    rows = ["## Student sizes, `l2`", ""]
+    rows += [
+        "| student | parameters | fewer | base's steps | steps | domains | real | real - teacher |",
+        "|---" * 8 + "|",
+    ]
+    for (params, steps, base_steps), chosen in sorted(_of_one_length(results).items()):
         real, teacher = (_mean(chosen, key) for key in ("student_real", "teacher_real"))
         rows.append(
-            f"| {chosen[0]['architecture']} | {params:,} | {chosen[0]['saving_vs_image_tower']:.1%} | {steps} "
-            f"| {len({one['domain'] for one in chosen})} | {real:.1f} | {real - teacher:+.1f} |"
+            f"| {chosen[0]['architecture']} | {params:,} | {chosen[0]['saving_vs_image_tower']:.1%} | {base_steps} "
+            f"| {steps} | {len({one['domain'] for one in chosen})} | {real:.1f} | {real - teacher:+.1f} |"
         )
     return [*rows, "", "![accuracy against parameters](photos-sizes.svg)", ""]
 
@@ -171,11 +184,16 @@ def _mean(results: Results, key: str) -> float:
 
 
 def _largest_table(results: Results) -> Results:
-    """The results of the student and length that most arms were run with."""
-    groups: dict[tuple[int, int], Results] = {}
+    """The results of the student and lengths that most arms were run with; the latest of several such."""
+    return max(reversed(_of_one_length(results).values()), key=len)
+
+
+def _of_one_length(results: Results) -> dict[tuple[int, int, int], Results]:
+    """Results by parameters, steps and the base's steps."""
+    groups: dict[tuple[int, int, int], Results] = {}
     for one in results:
-        groups.setdefault((one["params"], one["steps"]), []).append(one)
-    return max(groups.values(), key=len)
+        groups.setdefault((one["params"], one["steps"], one["base_steps"]), []).append(one)
+    return groups
 
 
 def _read(out: Path) -> Results:
