@@ -104,7 +104,7 @@ def load_base(folder: str, size: int, device: torch.device) -> tuple[OneStep, Te
     except (AttributeError, RuntimeError) as error:
         message = f"'{folder}' is not a generator trained here: {str(error).splitlines()[0]}"
         raise ModelError("bad_architecture", message, "name one that was, or leave `base` out", "base") from error
-    return model, texts
+    return model.to(device), texts
 
 
 def save_pipeline(model: OneStep, texts: Texts, out: Path) -> None:
