@@ -41,8 +41,8 @@ def train_starter_generator(
 
     Args:
         labels: the Tiny ImageNet classes to learn.
-        minutes: how long to train, instead of ``steps``.
         base: a generator to go on from.
+        minutes: how long to train, instead of ``steps``.
     """
     photos = work / "generator-photos"
     if not is_dataset(photos):

@@ -1,4 +1,4 @@
-"""Augmentation of batches for long trainings: colours, and two photos in one. All of it happens on the device."""
+"""Augmentation of batches for long trainings, on their device: changed colours, and two photos in one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 JITTER = 0.4
 """Brightness, contrast and saturation change by up to this share."""
 SMALLEST_SHARE = 0.05
-"""Of the second photo in a mixed one; below it both would be the same work for one."""
+"""Of the other photo in a mixed one; less of it is left out."""
 
 
 def jitter(pixels: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def train_base_student(data: Path, work: Path, *, preset: SizePreset, steps: int
         steps: of 256 photos; None: as many as ``STEPS`` says.
         views: of each photo that the teacher looks at, once; long trainings need several.
     """
-    photos = work / "photos"
+    steps, photos = steps or STEPS[preset], work / "photos"
     if not is_dataset(photos):
         others = set(range(len(class_names(data)))) - set(DOMAINS["food"])
         with files_of_classes(data, "train", others, work / "parquet") as source:
@@ -47,11 +47,11 @@ def train_base_student(data: Path, work: Path, *, preset: SizePreset, steps: int
                 "views": views,
                 "crop_scale": [0.4, 1.0],
                 "seed": seed,
-                "agnostic": {"source": str(photos), "max_images": 60_000, "steps": steps or STEPS[preset]},
+                "agnostic": {"source": str(photos), "max_images": 60_000, "steps": steps},
             },
         }
     )
-    out, embedded = work / f"student-{preset}", work / f"embedded-{views}"
+    out, embedded = work / f"student-{preset}-{steps}-{views}", work / f"embedded-{views}"
     inputs = {"embed": [embedded]}
     if preset in START:
         inputs["earlier"] = [STARTER / "students" / START[preset]]

@@ -172,9 +172,11 @@ def train_teacher(data: Path, out: Path, *, steps: int, batch_size: int, seed: i
         rows = torch.randint(len(images), (batch_size,), generator=generator).to(device)
         views = sample_views(batch_size, scale=(0.4, 1.0), generator=generator)
         size = next(size for until, size in VIEW_SIZES if step < until * steps)
-        pixels, other, share = apply_views(images[rows], views, size, mean, std), torch.arange(batch_size), 0.0
+        pixels = apply_views(images[rows], views, size, mean, std)
+        mixed = [(labels[rows], 1.0)]
         if long:
             pixels, other, share = mix(jitter(pixels), float(torch.rand((), generator=generator)) / 2)
+            mixed = [(labels[rows], 1 - share), (labels[rows[other]], share)]
         chosen = torch.randint(bank.shape[1], (len(bank),), generator=generator)
         texts = bank[torch.arange(len(bank)), chosen]
         for group in optimiser.param_groups:
@@ -182,9 +184,8 @@ def train_teacher(data: Path, out: Path, *, steps: int, batch_size: int, seed: i
         with torch.autocast(device.type, torch.bfloat16):
             features = encode(pixels)
         logits = clip.logit_scale.exp() * F.normalize(features.float(), dim=-1) @ texts.t()
-        given = labels[rows]
-        losses = [F.cross_entropy(logits, target, label_smoothing=0.05) for target in (given, given[other])]
-        loss = (1 - share) * losses[0] + share * losses[1]
+        parts = [part * F.cross_entropy(logits, label, label_smoothing=0.05) for label, part in mixed]
+        loss = torch.stack(parts).sum()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(clip.visual.parameters(), 2.0)
@@ -194,7 +195,7 @@ def train_teacher(data: Path, out: Path, *, steps: int, batch_size: int, seed: i
             clip.logit_scale.clamp_(max=math.log(100))
         if (step + 1) % 50 == 0:
             rate = (step + 1 - start) * batch_size / (time.monotonic() - began)
-            right = (logits.argmax(1) == given).float().mean().item()
+            right = (logits.argmax(1) == labels[rows]).float().mean().item()
             figures = {"step": step + 1, "loss": round(loss.item(), 4), "batch_acc1": round(right, 3)}
             print(json.dumps(figures | {"photos_per_s": round(rate)}), flush=True)
         if (step + 1) % 250 == 0 or step + 1 == steps:

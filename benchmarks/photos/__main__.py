@@ -65,14 +65,8 @@ def main(
             for name in arms:
                 report = bench.report(name, seed)
                 extra = judge.accuracies(bench.student(name, seed)) if judge else {}
-                settings: dict[str, Any] = {
-                    "domain": one,
-                    "arm": name,
-                    "seed": seed,
-                    "steps": steps,
-                    "base_steps": base_steps,
-                }
-                add_result(out, **settings, report=report, extra=extra)
+                length = {"steps": steps, "base_steps": base_steps}
+                add_result(out, domain=one, arm=name, seed=seed, length=length, report=report, extra=extra)
     write_results(out)
 
 

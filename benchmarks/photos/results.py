@@ -25,12 +25,15 @@ def add_result(
     domain: PhotoDomain,
     arm: str,
     seed: int,
-    steps: int,
-    base_steps: int,
+    length: dict[str, int],
     report: dict[str, Any],
     extra: dict[str, Any],
 ) -> None:
-    """Add one student's figures, or replace those of the same domain, arm, seed, student and length."""
+    """Add one student's figures, or replace those of the same domain, arm, seed, student and length.
+
+    Args:
+        length: ``steps`` of the student and ``base_steps`` of its base.
+    """
     student, real, synthetic, training = (report[key] for key in ("student", "real", "synthetic", "training"))
     result = {
         "domain": domain.name,
@@ -38,8 +41,7 @@ def add_result(
         "missing_classes": domain.missing,
         "arm": arm,
         "seed": seed,
-        "steps": steps,
-        "base_steps": base_steps,
+        **length,
         "architecture": student["architecture"],
         "params": student["params"],
         "saving_vs_image_tower": student["saving_vs_image_tower"],

@@ -27,7 +27,7 @@ def test_students_differ_in_their_generators_decoder_alone(tmp_path: Path, monke
         assert all(0 <= student[name] <= 1 for name in ("synthetic", "agreement", "real", "teacher_real"))
         assert (student["images"], student["photos"]) == (120, 8)
     assert found["psnr"] > 10, "the tiny decoder draws what the own one draws"
-    assert all(0 <= share <= 1 for share in found["recognised"].values()) and len(found["recognised"]) == 2
+    assert found["recognised"]["own"] > found["recognised"]["tiny"], "so short a lesson costs recognition"
     pixels = [np.load(path) for path in work.glob("generate-*/pixels.npy")]
     assert len(pixels) == 2
     assert not np.array_equal(*pixels), "two decoders, two sets of images"
