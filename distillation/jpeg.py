@@ -19,6 +19,8 @@ from PIL import Image
 QUALITY = 90
 WAITING_BATCHES = 4
 BLOCK = 512
+NAME, SIZE, CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 154)
+"""Of a tar header, the fields that differ between members. USTAR: a sum over all bytes, its own field as spaces."""
 
 Encode = Callable[[NDArray[np.uint8]], bytes]
 
@@ -42,6 +44,18 @@ def encoder() -> Encode:
         return data
 
     return encode
+
+
+_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+_SUM = int(_HEADER[CHECKSUM], 8) - sum(_HEADER[SIZE])
+
+
+def member_header(index: int, size: int) -> bytes:
+    """The header ``tarfile`` writes for the member ``{index:08d}.jpg``; its own takes it as long as a small JPEG."""
+    name, length = b"%08d.jpg" % index, b"%011o" % size
+    checksum = b"%06o" % (_SUM + sum(name) + sum(length))
+    start, middle, end = _HEADER[NAME.stop : SIZE.start], _HEADER[SIZE.stop : CHECKSUM.start], _HEADER[CHECKSUM.stop :]
+    return b"".join((name.ljust(NAME.stop, b"\0"), start, length, middle, checksum, end))
 
 
 class JpegWriter:
@@ -103,17 +117,15 @@ class JpegWriter:
             try:
                 if self._error is None:
                     for index, image in zip(*item, strict=True):
-                        self._append(f"{index:08d}.jpg", self._encode(image))
+                        self._append(index, self._encode(image))
             except BaseException as error:
                 self._error = error
             finally:
                 self._queue.task_done()
         self._queue.task_done()
 
-    def _append(self, name: str, data: bytes) -> None:
-        header = tarfile.TarInfo(name)
-        header.size = len(data)
-        self._write([header.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % BLOCK)])
+    def _append(self, index: int, data: bytes) -> None:
+        self._write([member_header(index, len(data)), data, bytes(-len(data) % BLOCK)])
 
     def _write(self, parts: list[bytes]) -> None:
         """All parts in one call to the system, without a copy of them; the rest, should it take less, in more calls."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distillation import jpeg
-from distillation.jpeg import JpegWriter, encode_with_pillow, encoder
+from distillation.jpeg import JpegWriter, encode_with_pillow, encoder, member_header
 
 
 def smooth_images(count: int, side: int = 48) -> NDArray[np.uint8]:
@@ -44,6 +44,13 @@ def test_shard_is_read_by_webdataset(tmp_path: Path) -> None:
     assert [item["__key__"] for item in loaded] == ["00000003", "00000004", "00000007", "00000008", "00000009"]
     for item, image in zip(loaded, images, strict=True):
         assert np.abs(item["jpg"].astype(int) - image).max() <= 4
+
+
+@pytest.mark.parametrize(("index", "size"), [(0, 0), (17, 2148), (99_999_999, 7_654_321), (1_234_567_890, 2**33 - 1)])
+def test_headers_are_those_of_tarfile(index: int, size: int) -> None:
+    expected = tarfile.TarInfo(f"{index:08d}.jpg")
+    expected.size = size
+    assert member_header(index, size) == expected.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_a_system_that_takes_a_part_of_a_write_gets_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
