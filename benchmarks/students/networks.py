@@ -13,12 +13,12 @@ import onnxruntime
 import open_clip
 import torch
 import torch.nn.functional as F
-from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from distillation.catalogue import FULL_STUDENTS
 from distillation.export.int8 import Verdict, judge, quantise
 from distillation.export.onnx_files import check_onnx, open_session, run_session, write_image_encoder
+from models.folded import folded
 from models.students import build_student, count_macs, count_params, student_config
 
 PEERS = ("ViT-B-32", "MobileCLIP2-S0")
@@ -104,7 +104,15 @@ def pictures(count: int, size: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def settle(tower: nn.Module, pixels: Tensor) -> None:
-    """Set the statistics of batch normalisation from images, else random weights make activations explode or vanish."""
+    """Give random weights what training would: without it activations explode or vanish, or a layer does nothing.
+
+    Batch normalisation gets its statistics from images, and scalars values of their own: onnxruntime drops a
+    multiplication by one.
+    """
+    random = torch.Generator().manual_seed(0)
+    for parameter in tower.parameters():
+        if parameter.numel() == 1:
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=random))
     norms = [layer for layer in tower.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     kept = [layer.momentum for layer in norms]
     for layer in norms:
@@ -146,5 +154,4 @@ def export(candidate: Candidate, folder: Path) -> Exported:
 
 def in_bf16(candidate: Candidate, device: torch.device) -> nn.Module:
     """The candidate as onnxruntime would run it if it had bf16 convolutions: folded, in bf16, channels-last."""
-    folded: nn.Module = reparameterize_model(candidate.tower)
-    return folded.to(device, torch.bfloat16).to(memory_format=torch.channels_last).eval()
+    return folded(candidate.tower).to(device, torch.bfloat16).to(memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -49,6 +50,9 @@ def quantise(encoder: Path, path: Path, batches: Iterator[NDArray[np.float32]]) 
         prepared = Path(scratch) / "prepared.onnx"
         # Symbolic shapes are only of use to networks with data-dependent shapes; plain inference suffices here.
         quant_pre_process(str(encoder), str(prepared), skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+        _bounds_from_zero(model.graph)
+        onnx.save(model, prepared)
         quantize_static(
             str(prepared),
             str(path),
@@ -59,8 +63,30 @@ def quantise(encoder: Path, path: Path, batches: Iterator[NDArray[np.float32]]) 
             weight_type=QuantType.QInt8,
             # Seven bits for weights: without VNNI (AVX2, older AVX-512) products of eight bits overflow 16-bit sums.
             reduce_range=True,
-            nodes_to_exclude=_normalisation(onnx.load(prepared)),
+            nodes_to_exclude=_normalisation(model),
         )
+
+
+def _bounds_from_zero(graph: onnx.GraphProto) -> None:
+    """Write ``max(conv(x), b)`` as ``relu(conv(x) - b) + b`` where ``b`` is above zero.
+
+    The quantiser drops a bound after a convolution and lets the range of its numbers begin there; but that range always
+    holds zero, and what lies between zero and the bound would no longer be raised to it.
+    """
+    values = {item.name: item for item in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    for place, node in reversed(list(enumerate(graph.node))):
+        conv = makers.get(node.input[0]) if node.op_type == "Clip" and not any(node.input[2:]) else None
+        if conv is None or conv.op_type != "Conv" or len(conv.input) < 3:
+            continue
+        bound, bias = values[node.input[1]], values[conv.input[2]]
+        lowest = numpy_helper.to_array(bound)
+        if lowest > 0:
+            above = node.output[0] + "_above"
+            conv.input[2] = above + "_bias"
+            graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(bias) - lowest, conv.input[2]))
+            graph.node.insert(place + 1, helper.make_node("Add", [above, bound.name], [node.output[0]], above))
+            node.CopyFrom(helper.make_node("Relu", [node.input[0]], [above], node.name))
 
 
 def _normalisation(model: onnx.ModelProto) -> list[str]:

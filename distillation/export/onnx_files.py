@@ -11,10 +11,10 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from timm.utils import reparameterize_model
 from torch import nn
 
 from distillation.protocol import StageError
+from models.folded import folded
 from models.zero_shot import ImageEmbedder
 
 OPSET = 17
@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 def write_image_encoder(path: Path, student: nn.Module, image_size: int) -> None:
     """``image`` float32 ``(batch, 3, size, size)``, normalised -> ``embedding`` ``(batch, d)``, L2-normalised.
 
-    Branches that exist for training alone (RepVGG, RepViT, FastViT, MobileOne) are folded into one convolution each.
+    What it computes is the student's; see :func:`models.folded.folded` for how.
     """
     example = torch.zeros(2, 3, image_size, image_size)
     axes = {"image": {0: "batch"}, "embedding": {0: "batch"}}
@@ -32,7 +32,7 @@ def write_image_encoder(path: Path, student: nn.Module, image_size: int) -> None
         # The TorchScript exporter: it exports every architecture of the catalogue with a free batch axis.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            ImageEmbedder(reparameterize_model(student)).eval(),
+            ImageEmbedder(folded(student)).eval(),
             (example,),
             str(path),
             input_names=["image"],

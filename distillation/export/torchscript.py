@@ -6,10 +6,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from distillation.protocol import StageError
+from models.folded import folded
 from models.zero_shot import ImageEmbedder
 
 TOLERANCE = 1e-4
@@ -30,7 +30,7 @@ def write_torchscript(path: Path, student: nn.Module, pixels: Tensor, embeddings
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain = ImageEmbedder(reparameterize_model(student)).eval()  # as in ONNX
+        plain = ImageEmbedder(folded(student)).eval()
         traced = torch.jit.trace(plain, pixels[:1], check_trace=False)
         torch.jit.save(traced, str(path))
         loaded = torch.jit.load(str(path))

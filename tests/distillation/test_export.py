@@ -17,10 +17,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from timm.models.hgnet import LearnableAffineBlock
 
 from distillation.export.card import stated_licence
-from distillation.export.int8 import judge
-from distillation.export.onnx_files import check_onnx, write_image_encoder
+from distillation.export.int8 import judge, quantise
+from distillation.export.onnx_files import check_onnx, open_session, run_session, write_image_encoder
+from distillation.metrics import feature_cosine
 from distillation.protocol import Interrupted, Reporter, Request, StageError
 from distillation.recipe import load_recipe
 from distillation.stages import evaluate, export
@@ -73,6 +75,23 @@ def test_branches_for_training_alone_are_not_exported(tmp_path: Path) -> None:
     trained = sum(isinstance(layer, torch.nn.Conv2d) for layer in student.modules())
     branched = sum(type(module).__name__ == "RepVggDw" for module in student.modules())
     assert exported == trained - branched < trained
+
+
+def test_bounds_above_zero_survive_int8(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = build_student(student_config("hgnetv2_b0", 64, {"embed_dim": 32})).eval()
+    for layer in student.modules():
+        if isinstance(layer, LearnableAffineBlock):
+            layer.bias.data.fill_(0.3)
+    pixels = torch.randn(8, 3, 64, 64)
+    write_image_encoder(tmp_path / "encoder.onnx", student, 64)
+    exported = [node.op_type for node in onnx.load(tmp_path / "encoder.onnx").graph.node]
+    trained = sum(isinstance(layer, LearnableAffineBlock) for layer in student.modules())
+    assert exported.count("Mul") == 1 < trained, "all but the last, after the pooling, are folded"
+    quantise(tmp_path / "encoder.onnx", tmp_path / "int8.onnx", iter([pixels.numpy()]))
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(student(pixels)).numpy()
+    assert feature_cosine(run_session(open_session(tmp_path / "int8.onnx"), pixels.numpy()), expected) > 0.995
 
 
 def test_open_clip_loads_the_folder_and_gives_the_students_embedding(
