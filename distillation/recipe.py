@@ -279,8 +279,8 @@ class Exports(Section):
     onnx: bool = True
     int8: bool = Field(
         True,
-        description="Kept only if, on held-out images, the mean cosine with fp32 is at least 0.99 and top-1 falls by "
-        "at most half a point; else the report says why.",
+        description="Kept only if, on views of held-out images, the mean cosine with fp32 is at least 0.99 and top-1 "
+        "falls by at most half a point; else the report says why.",
     )
     torchscript: bool = False
 

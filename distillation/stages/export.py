@@ -17,12 +17,12 @@ from torch import Tensor
 
 from distillation.distilling import load_recipe_teacher
 from distillation.export.card import sample_prompts, write_card
-from distillation.export.int8 import Verdict, judge, quantise
+from distillation.export.int8 import BATCH, GATE_VIEWS, Verdict, gate_pixels, judge, quantise
 from distillation.export.latency import machine, measure_latency
 from distillation.export.onnx_files import check_onnx, fold_head, open_session, run_session, write_image_encoder
 from distillation.export.open_clip_directory import check_open_clip_directory, write_open_clip_directory
 from distillation.export.torchscript import write_torchscript
-from distillation.image_sets import ImageSet, synthetic_images
+from distillation.image_sets import synthetic_images
 from distillation.preprocess import preprocess, student_preprocess
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Interrupted, Reporter, Request, file_sha256, write_atomically
@@ -32,8 +32,6 @@ from models.zero_shot import zero_shot_probabilities
 
 CHECKED_IMAGES = 32
 CALIBRATION_IMAGES = 128
-GATE_IMAGES = 1000
-BATCH = 16
 PREPROCESS_KEYS = ("size", "mean", "std", "interpolation", "resize_mode")
 STEPS = 6
 
@@ -57,7 +55,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     size = int(described["image_size"])
     cfg = student_preprocess(teacher.preprocess_cfg, size)
     head = teacher.zero_shot_head(zero_shot_prompts(recipe.domain))
-    held_out = synthetic_images(request.inputs["generate"], holdout=True).sample(GATE_IMAGES, recipe.data.seed)
+    held_out = synthetic_images(request.inputs["generate"], holdout=True).sample(GATE_VIEWS, recipe.data.seed)
     pixels = preprocess(next(held_out.batches(CHECKED_IMAGES)), cfg)
     with torch.inference_mode():
         embeddings = student_features(student, pixels, autocast=False)
@@ -78,7 +76,9 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
         progress.done()
         if recipe.exports.int8:
             training = synthetic_images(request.inputs["generate"], holdout=False)
-            int8 = _int8(files, held_out, training.sample(CALIBRATION_IMAGES, recipe.data.seed), cfg, head, scale)
+            calibration = training.sample(CALIBRATION_IMAGES, recipe.data.seed).batches(BATCH)
+            views = gate_pixels(held_out, cfg, recipe.training.crop_scale)
+            int8 = _int8(files, views, (preprocess(batch, cfg).numpy() for batch in calibration), head, scale)
             if not int8.kept:
                 report.warning("int8_not_kept", f"int8 is left out: {int8.reason}")
     progress.done()
@@ -127,24 +127,23 @@ class _Files:
         self.classifier, self.classifier_int8 = folder / "classifier.onnx", folder / "classifier.int8.onnx"
 
 
-def _pixels(images: ImageSet, cfg: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
-    for batch in images.batches(BATCH):
-        yield preprocess(batch, cfg).numpy()
-
-
 def _int8(
-    files: _Files, held_out: ImageSet, calibration: ImageSet, cfg: dict[str, Any], head: Tensor, scale: float
+    files: _Files,
+    views: Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]],
+    calibration: Iterator[NDArray[np.float32]],
+    head: Tensor,
+    scale: float,
 ) -> Verdict:
-    """Quantise, judge on held-out images, and remove the file again where it does not pass."""
+    """Quantise, judge on views of held-out images, and remove the file again where it does not pass."""
     try:
-        quantise(files.encoder, files.encoder_int8, _pixels(calibration, cfg))
+        quantise(files.encoder, files.encoder_int8, calibration)
         exact, rounded = open_session(files.encoder), open_session(files.encoder_int8)
     except Exception as error:  # onnxruntime raises many types for graphs that it cannot quantise
         files.encoder_int8.unlink(missing_ok=True)
         return Verdict(False, f"onnxruntime cannot quantise this architecture: {error}"[:300])
-    pairs = [(run_session(exact, batch), run_session(rounded, batch)) for batch in _pixels(held_out, cfg)]
-    first, second = (np.concatenate(features) for features in zip(*pairs, strict=True))
-    verdict = judge(first, second, head.numpy(), held_out.labels)
+    judged = [(run_session(exact, pixels), run_session(rounded, pixels), labels) for pixels, labels in views]
+    first, second, labels = (np.concatenate(parts) for parts in zip(*judged, strict=True))
+    verdict = judge(first, second, head.numpy(), labels)
     if verdict.kept:
         fold_head(files.encoder_int8, files.classifier_int8, head.numpy(), scale)
     else:

@@ -20,9 +20,11 @@ from PIL import Image
 from timm.models.hgnet import LearnableAffineBlock
 
 from distillation.export.card import stated_licence
-from distillation.export.int8 import judge, quantise
+from distillation.export.int8 import gate_pixels, judge, quantise
 from distillation.export.onnx_files import check_onnx, open_session, run_session, write_image_encoder
+from distillation.image_sets import ImageSet
 from distillation.metrics import feature_cosine
+from distillation.preprocess import preprocess, student_preprocess
 from distillation.protocol import Interrupted, Reporter, Request, StageError
 from distillation.recipe import load_recipe
 from distillation.stages import evaluate, export
@@ -166,6 +168,21 @@ def test_int8_that_changes_the_student_is_removed(
     assert not report["int8"]["kept"] and "cosine" in report["int8"]["reason"]
     assert "int8_not_kept" in [event.get("code") for event in events]
     assert not list((tmp_path / "encoder").glob("*int8*"))
+
+
+def test_few_held_out_images_are_judged_in_several_views() -> None:
+    pixels, labels = coloured_images(0, 40)
+    chosen = np.array([*range(2, 21), 0])
+    held_out = ImageSet([(pixels, chosen[:-1]), (pixels, chosen[-1:])], labels[chosen].astype(np.int64))
+    teacher = {"mean": [0.5] * 3, "std": [0.2, 0.3, 0.4], "interpolation": "bicubic", "resize_mode": "squash"}
+    cfg = student_preprocess(teacher, 32)
+    batches = list(gate_pixels(held_out, cfg, (0.5, 1.0)))
+    images, found = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert images.shape == (8 * 20, 3, 32, 32) and np.array_equal(found, np.tile(held_out.labels, 8))
+    views = images.reshape(8, 20, 3, 32, 32)
+    assert np.array_equal(views[0], np.concatenate([preprocess(part, cfg) for part in held_out.batches(100)]))
+    assert len(np.unique(views[:, 7].reshape(8, -1), axis=0)) == 8, "each crop is another one"
+    assert np.abs(views[1:].mean((0, 3, 4)) - views[0].mean((2, 3))).max() < 0.2, "of the same image"
 
 
 def test_the_gate_asks_for_cosine_and_accuracy() -> None:
