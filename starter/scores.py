@@ -1,4 +1,7 @@
-"""The starter weights' figures, each printed by ``python -m starter scores``: none of the photos was trained on."""
+"""The starter weights' figures, each printed by ``python -m starter scores``, on photos that were not trained on.
+
+One exception: how much better the teacher knows the photos it was trained on, which students learn from too.
+"""
 
 from __future__ import annotations
 
@@ -35,20 +38,23 @@ def score_all(data: Path) -> dict[str, Any]:
     teacher = load_teacher(str(STARTER / "teacher"))
     names = [synonyms[0] for synonyms in class_names(data)]
     embedder = Embedder(teacher, [[TEMPLATE.format(name)] for name in names], on_halved=lambda _size: None)
-    validation = load_photos(data, "validation")
+    validation, training = load_photos(data, "validation"), load_photos(data, "train")
+    learnt = slice(None, None, len(training.labels) // len(validation.labels))
     features = _features(embedder, validation.images)
-    logits = features @ embedder.head.cpu().numpy()
     figures: dict[str, Any] = {
         "teacher": {
             "image_tower_params": teacher.params_image_tower,
             "params": teacher.params_total,
-            "acc1_validation_200_classes": _percent(logits.argmax(1) == validation.labels),
+            "acc1_validation_200_classes": _acc1(embedder, features, validation.labels),
+            "acc1_training_200_classes": _acc1(
+                embedder, _features(embedder, training.images[learnt]), training.labels[learnt]
+            ),
         },
         "students": {
             folder.name: _student(folder, teacher, embedder, validation.images, validation.labels, features)
             for folder in sorted((STARTER / "students").glob("*"))
         },
-        "generator": _generator(data, teacher, validation) | _among_all(embedder, names),
+        "generator": _generator(data, teacher, training, validation) | _among_all(embedder, names),
     }
     return figures
 
@@ -76,16 +82,16 @@ def _student(
     features = np.concatenate(parts)
     return {
         "params": described["params"],
-        "acc1_validation_200_classes": _percent((features @ embedder.head.cpu().numpy()).argmax(1) == labels),
+        "acc1_validation_200_classes": _acc1(embedder, features, labels),
         "feature_cosine": round(float((features * target).sum(1).mean()), 4),
     }
 
 
-def _generator(data: Path, teacher: TeacherModel, validation: Photos) -> dict[str, Any]:
+def _generator(data: Path, teacher: TeacherModel, training: Photos, validation: Photos) -> dict[str, Any]:
     """What a trained generator's report has, with the validation photos as those held out."""
     domain = Domain.model_validate({"name": "starter", "classes": taught(data, GENERATED)})
     embedder = Embedder(teacher, zero_shot_prompts(domain), on_halved=lambda _size: None)
-    photos = (_of_generated(one) for one in (load_photos(data, "train"), validation))
+    photos = (_of_generated(one) for one in (training, validation))
     return evaluate_pipeline(STARTER / "generator", embedder, domain, *photos, batch_size=64, seed=SEED)
 
 
@@ -95,8 +101,7 @@ def _among_all(embedder: Embedder, names: list[str]) -> dict[str, float]:
     labels = np.repeat(GENERATED, OF_CLASS)
     prompts, seeds = [TEMPLATE.format(names[label]) for label in labels], list(range(SEED, SEED + len(labels)))
     images = Sampler(pipeline, steps=1, guidance=0.0, batch_size=64).sample(prompts, seeds)
-    logits = _features(embedder, images.cpu().numpy()) @ embedder.head.cpu().numpy()
-    return {"teacher_acc1_200_classes": _percent(logits.argmax(1) == labels)}
+    return {"teacher_acc1_200_classes": _acc1(embedder, _features(embedder, images.cpu().numpy()), labels)}
 
 
 def _of_generated(photos: Photos) -> LabelledPhotos:
@@ -105,7 +110,8 @@ def _of_generated(photos: Photos) -> LabelledPhotos:
     return LabelledPhotos(torch.from_numpy(photos.images[rows]), torch.from_numpy(labels))
 
 
-def _percent(hits: NDArray[np.bool_]) -> float:
+def _acc1(embedder: Embedder, features: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    hits = (features @ embedder.head.cpu().numpy()).argmax(1) == labels
     return round(100 * float(hits.mean()), 2)
 
 

@@ -13,8 +13,8 @@ from benchmarks.photos.domains import OTHERS, PhotoDomain, photos_of
 from benchmarks.stages_here import Inputs, generated_images, merged, stage_folder
 from distillation.recipe import Recipe
 
-BASE_PHOTOS = {"max_images": 60_000, "views": 1}
-"""Of the base student: many photos, each seen in one view."""
+BASE_PHOTOS = {"max_images": 60_000, "views": 4}
+"""Of the base student."""
 
 
 class DomainBench:
