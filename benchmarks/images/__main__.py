@@ -26,7 +26,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.harness import Ratio, copy_rate, interleaved, print_table, ratio, write_json
-from benchmarks.images.importing import measure_import
+from benchmarks.images.importing import LIMITS, measure_import
 from benchmarks.images.readers import (
     RawReader,
     Reader,
@@ -225,7 +225,7 @@ def _print(reading: dict[str, Any], step: dict[str, float], imports: list[dict[s
         width, height = found["size"]
         print_table(
             f"import of JPEGs of {width} x {height}, {found['bytes'] / 1e3:.0f} kB each",
-            ["what", "photos/s", "share of decode (goal 90 %)", "of decode, cut, resize"],
+            ["what", "photos/s", *(f"share of {limit}" for limit in LIMITS)],
             [
                 [name, rate, *(f"{share['median']:.0%}" for share in found["shares"].get(name, {}).values())]
                 for name, rate in found["photos_per_s"].items()

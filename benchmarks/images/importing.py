@@ -27,13 +27,15 @@ from distillation.unlabelled import source_photos
 SIDE = 256
 DISTINCT = 4
 """Photos made; the rest are copies of them."""
+LIMITS = ("decode at full size", "decode", "decode, cut, resize")
 
 
 def measure_import(out: Path, count: int, size: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """Photos a second of ``count`` JPEGs of ``size`` (width, height), by arm, and shares of two limits.
+    """Photos a second of ``count`` JPEGs of ``size`` (width, height), by arm, and shares of three limits.
 
-    `decode` is the decoder alone; `decode, cut, resize` is all that must be computed for each photo. The imports read
-    files, and the first two write and hash the result too.
+    `decode` is the decoder alone, at the fraction of the size that the import asks it for, where a photo is large;
+    `decode, cut, resize` is all that must be computed for each photo. The imports read files, and the first two write
+    and hash the result too.
     """
     contents = _photos(count, size)
     folder, table, archive = _write(out, contents)
@@ -63,7 +65,8 @@ def measure_import(out: Path, count: int, size: tuple[int, int], rounds: int) ->
     with ThreadPoolExecutor(decoding_threads()) as pool:
         seconds = interleaved(
             {
-                "decode": lambda: _all(pool, _decode, contents),
+                "decode at full size": lambda: _all(pool, lambda content: _decode(content, None), contents),
+                "decode": lambda: _all(pool, lambda content: _decode(content, 2 * SIDE), contents),
                 "decode, cut, resize": lambda: _all(pool, lambda content: decode_square(content, SIDE), contents),
                 "import of a folder": importing(folder),
                 "import of a parquet file": importing(table),
@@ -71,15 +74,14 @@ def measure_import(out: Path, count: int, size: tuple[int, int], rounds: int) ->
             },
             rounds,
         )
-    limits = ("decode", "decode, cut, resize")
     return {
         "size": size,
         "bytes": sum(map(len, contents)) // count,
         "photos_per_s": {name: count / statistics.median(times) for name, times in seconds.items()},
         "shares": {
-            name: {limit: ratio(seconds[limit], times)._asdict() for limit in limits}
+            name: {limit: ratio(seconds[limit], times)._asdict() for limit in LIMITS}
             for name, times in seconds.items()
-            if name not in limits
+            if name not in LIMITS
         },
     }
 
@@ -105,10 +107,11 @@ def _write(out: Path, contents: Sequence[bytes]) -> tuple[Path, Path, Path]:
     return folder, table, archive
 
 
-def _decode(content: bytes) -> None:
-    """Pixels in Pillow's memory, at the fraction of the size that the import asks for."""
+def _decode(content: bytes, least: int | None) -> None:
+    """Pixels in Pillow's memory, at the smallest fraction of the size that has ``least`` pixels a side; None: all."""
     with Image.open(io.BytesIO(content)) as image:
-        image.draft("RGB", (2 * SIDE, 2 * SIDE))
+        if least is not None:
+            image.draft("RGB", (least, least))
         image.load()
 
 

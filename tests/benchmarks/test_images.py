@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.images import __main__ as benchmark
+from benchmarks.images.importing import LIMITS
 from benchmarks.images.readers import RawReader
 from benchmarks.images.stored import store_images
 from distillation.views import apply_views
@@ -32,7 +33,7 @@ def test_readers_agree_and_everything_is_measured(tmp_path: Path, monkeypatch: p
     assert [tuple(one["size"]) for one in result["imports"]] == [(340, 300), (1040, 780)]
     for one in result["imports"]:
         assert set(one["shares"]) == {"import of a folder", "import of a parquet file", "stream of a tar file"}
-        assert all(set(share) == {"decode", "decode, cut, resize"} for share in one["shares"].values())
+        assert all(set(share) == set(LIMITS) for share in one["shares"].values())
 
 
 def test_a_reader_of_other_images_is_caught(tmp_path: Path) -> None:
