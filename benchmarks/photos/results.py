@@ -12,10 +12,13 @@ from benchmarks.harness import console, machine
 from benchmarks.photos.arms import ARMS, BATCH
 from benchmarks.photos.domains import TUNING, PhotoDomain
 from benchmarks.photos.plots import plot_gap, plot_sizes
-from distillation.protocol import versions, write_atomically
+from distillation.plan import STARTER
+from distillation.protocol import file_sha256, versions, write_atomically
 from starter.classes import DOMAINS
 
 FILE = "photos.json"
+TEACHER = STARTER / "teacher" / "open_clip_model.safetensors"
+"""Its sha256 begins with what results name their teacher by: starter weights of another edition are another's."""
 Results = list[dict[str, Any]]
 
 
@@ -29,7 +32,7 @@ def add_result(
     report: dict[str, Any],
     extra: dict[str, Any],
 ) -> None:
-    """Add one student's figures, or replace those of the same domain, arm, seed, student and length.
+    """Add one student's figures, or replace those of the same domain, arm, seed, student, length and teacher.
 
     Args:
         length: ``steps`` of the student and ``base_steps`` of its base.
@@ -42,6 +45,7 @@ def add_result(
         "arm": arm,
         "seed": seed,
         **length,
+        "teacher": file_sha256(TEACHER)[:8],
         "architecture": student["architecture"],
         "params": student["params"],
         "saving_vs_image_tower": student["saving_vs_image_tower"],
@@ -56,7 +60,7 @@ def add_result(
         "versions": versions(),
         **extra,
     }
-    same = ("domain", "arm", "seed", "steps", "base_steps", "architecture", "params")
+    same = ("domain", "arm", "seed", "steps", "base_steps", "teacher", "architecture", "params")
     kept = [one for one in _read(out) if any(one[key] != result[key] for key in same)]
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / FILE, json.dumps([*kept, result], indent=1) + "\n")
@@ -70,7 +74,7 @@ def write_results(out: Path) -> None:
     if measured:
         plot_gap(_largest_table(measured), out / "photos-gap.svg")
     if of_l2 := [one for one in measured if one["arm"] == "l2"]:
-        plot_sizes(of_l2, out / "photos-sizes.svg")
+        plot_sizes([one for one in of_l2 if one["teacher"] == of_l2[-1]["teacher"]], out / "photos-sizes.svg")
     console.print(f"written: {out / FILE}, {out / 'photos.md'} and its plots")
 
 
@@ -92,7 +96,7 @@ def _explanation() -> list[str]:
         "images of the domain only, from a base student that has seen no photo of its classes; top-1 in per cent.",
         "`real - teacher` is the distance from the teacher on photos, `gap` is held-out synthetic minus real beyond",
         "the teacher's own, `seconds` are of the training, `corrupted` is real photos under ImageNet-C's corruptions",
-        "at severities 1, 3 and 5.",
+        "at severities 1, 3 and 5. Teachers are named by the first digits of their weights' sha256.",
     ]
 
 
@@ -100,8 +104,8 @@ def _setting(results: Results) -> str:
     one, seeds = results[-1], len({result["seed"] for result in results})
     return (
         f"{one['architecture']}, {one['params'] / 1e6:.2f} M parameters, {one['saving_vs_image_tower']:.1%} fewer than "
-        f"the teacher's image tower; {one['steps']} steps of {BATCH} from a base of {one['base_steps']}; "
-        f"{seeds} seed(s). {one['machine']['cpu']}, {one['machine']['threads']} threads, "
+        f"the teacher's image tower; {one['steps']} steps of {BATCH} from a base of {one['base_steps']}; teacher "
+        f"{one['teacher']}; {seeds} seed(s). {one['machine']['cpu']}, {one['machine']['threads']} threads, "
         f"GPU: {one['machine']['gpu'] or 'none'}, torch {one['versions']['torch']}, Python {one['versions']['python']}."
     )
 
@@ -134,14 +138,15 @@ def _domains(results: Results) -> list[str]:
 def _sizes(results: Results) -> list[str]:
     rows = ["## Student sizes, `l2`", ""]
     rows += [
-        "| student | parameters | fewer | base's steps | steps | domains | real | real - teacher |",
-        "|---" * 8 + "|",
+        "| student | parameters | fewer | teacher | base's steps | steps | domains | real | real - teacher |",
+        "|---" * 9 + "|",
     ]
-    for (params, steps, base_steps), chosen in sorted(_of_one_length(results).items()):
+    for (params, steps, base_steps, name), chosen in sorted(_of_one_kind(results).items()):
         real, teacher = (_mean(chosen, key) for key in ("student_real", "teacher_real"))
+        domains = len({one["domain"] for one in chosen})
         rows.append(
-            f"| {chosen[0]['architecture']} | {params:,} | {chosen[0]['saving_vs_image_tower']:.1%} | {base_steps} "
-            f"| {steps} | {len({one['domain'] for one in chosen})} | {real:.1f} | {real - teacher:+.1f} |"
+            f"| {chosen[0]['architecture']} | {params:,} | {chosen[0]['saving_vs_image_tower']:.1%} | {name} "
+            f"| {base_steps} | {steps} | {domains} | {real:.1f} | {real - teacher:+.1f} |"
         )
     return [*rows, "", "![accuracy against parameters](photos-sizes.svg)", ""]
 
@@ -186,15 +191,15 @@ def _mean(results: Results, key: str) -> float:
 
 
 def _largest_table(results: Results) -> Results:
-    """The results of the student and lengths that most arms were run with; the latest of several such."""
-    return max(reversed(_of_one_length(results).values()), key=len)
+    """The results of the student, lengths and teacher that most arms were run with; the latest of several such."""
+    return max(reversed(_of_one_kind(results).values()), key=len)
 
 
-def _of_one_length(results: Results) -> dict[tuple[int, int, int], Results]:
-    """Results by parameters, steps and the base's steps."""
-    groups: dict[tuple[int, int, int], Results] = {}
+def _of_one_kind(results: Results) -> dict[tuple[int, int, int, str], Results]:
+    """Results by parameters, steps, the base's steps and the teacher."""
+    groups: dict[tuple[int, int, int, str], Results] = {}
     for one in results:
-        groups.setdefault((one["params"], one["steps"], one["base_steps"]), []).append(one)
+        groups.setdefault((one["params"], one["steps"], one["base_steps"], one["teacher"]), []).append(one)
     return groups
 
 
