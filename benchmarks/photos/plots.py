@@ -18,18 +18,23 @@ MARKERS = "osD^v"
 def plot_gap(results: list[dict[str, Any]], file: Path) -> None:
     """Real against synthetic accuracy: an arm far to the right of the others has learnt what only synthetic has."""
     from matplotlib import pyplot
+    from matplotlib.lines import Line2D
 
-    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8.5, 5), layout="constrained")
     domains = list(dict.fromkeys(one["domain"] for one in results))
-    for name, marker in zip(domains, MARKERS, strict=False):
-        for number, arm in enumerate(ARMS):
+    names = []
+    for number, arm in enumerate(ARMS):
+        colour = matplotlib.colormaps["tab20"](number)
+        if any(one["arm"] == arm for one in results):
+            names.append(Line2D([], [], marker="o", linestyle="", color=colour, label=arm))
+        for name, marker in zip(domains, MARKERS, strict=False):
             chosen = [one for one in results if (one["domain"], one["arm"]) == (name, arm)]
             if chosen:
                 x, y = (_mean(chosen, key) for key in ("student_synthetic", "student_real"))
-                axes.scatter(x, y, marker=marker, color=matplotlib.colormaps["tab20"](number), s=45)
-                axes.annotate(arm, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=7)
+                axes.scatter(x, y, marker=marker, color=colour, s=45)
+    figure.legend(handles=names, loc="outside right upper", frameon=False)
+    for name, marker in zip(domains, MARKERS, strict=False):
         axes.scatter([], [], marker=marker, color="grey", label=name)
-    axes.margins(x=0.17)  # room for the names
     axes.set(xlabel="top-1 on held-out synthetic images, %", ylabel="top-1 on real photos, %")
     _save(figure, axes, file)
 
