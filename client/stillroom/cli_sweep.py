@@ -21,6 +21,10 @@ from stillroom.sweep import Entry, SweepRow, plan_sweep, row_of
 
 PERCENTS = [70.0, 80.0, 90.0, 92.0, 95.0, 97.0]
 TRAINING = ("agnostic", "distil")
+FROM_SCRATCH = (
+    "Students from scratch have seen nothing but these images: to compare sizes rather than starts, give all of them a "
+    "first phase on photos (training.agnostic) or more steps."
+)
 
 
 def sweep(
@@ -115,7 +119,10 @@ def sweep_view(rows: Sequence[SweepRow], jobs: Sequence[Job], report: dict[str, 
             row["job_id"],
             status_text(row["status"]),
         )
-    return Group(made, Text(images_sentence(jobs) if report else "With --wait: the scores.", "dim"))
+    sentences = [images_sentence(jobs)] if report else ["With --wait: the scores."]
+    if any(row["init"] == "scratch" for row in rows):
+        sentences.append(FROM_SCRATCH)
+    return Group(made, *(Text(sentence, "dim") for sentence in sentences))
 
 
 def acc1(row: SweepRow, images: str, who: str) -> str:

@@ -149,7 +149,7 @@ def judge(
     if not cosine >= MIN_COSINE:
         failed.append(f"mean cosine {cosine:.4f} with the fp32 embedding is below {MIN_COSINE}")
     if not drop <= MAX_ACC1_DROP:
-        failed.append(f"top-1 falls by {100 * drop:.1f} points, more than {100 * MAX_ACC1_DROP:.1f}")
+        failed.append(f"top-1 falls by {100 * drop:.2f} points, more than {100 * MAX_ACC1_DROP:.1f}")
     judged = f"on {len(labels)} views of held-out synthetic images"
     if failed:
         return Verdict(False, f"{judged}: {'; '.join(failed)}", cosine, drop)
