@@ -72,7 +72,7 @@ def students(
 
 @app.command()
 def scores(data: Data) -> None:
-    """Measure everything on photos that were not trained on, print it, and write it beside the weights."""
+    """Measure all on photos that were not trained on (the teacher also on some that were), print and write it."""
     figures = scoring.score_all(data)
     print(json.dumps(figures, indent=1))
     scoring.write_scores(figures, STARTER / "scores.json")

@@ -24,7 +24,7 @@ from benchmarks.photos.arms import ARMS, BATCH, levers
 from benchmarks.photos.bench import DomainBench
 from benchmarks.photos.domains import TUNING, read_domains
 from benchmarks.photos.judge import Judge
-from benchmarks.photos.results import add_result, write_results
+from benchmarks.photos.results import add_result, teacher_name, write_results
 from starter.classes import DOMAINS
 
 
@@ -41,6 +41,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Images and students; what is there is used.")] = Path("build/photos"),
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
 ) -> None:
+    work /= teacher_name()  # images and students of another edition's are not used
     changed = levers(images_per_class, steps)
     arms = arm or (["l2", *changed] if only_levers else list(ARMS))
     if unknown := [name for name in arms if name not in ARMS and name not in changed]:

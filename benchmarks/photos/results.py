@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ from distillation.protocol import file_sha256, versions, write_atomically
 from starter.classes import DOMAINS
 
 FILE = "photos.json"
-TEACHER = STARTER / "teacher" / "open_clip_model.safetensors"
-"""Its sha256 begins with what results name their teacher by: starter weights of another edition are another's."""
 Results = list[dict[str, Any]]
+
+
+@cache
+def teacher_name() -> str:
+    """The first digits of the sha256 of the starter teacher's weights, which tell its editions apart."""
+    return file_sha256(STARTER / "teacher" / "open_clip_model.safetensors")[:8]
 
 
 def add_result(
@@ -45,7 +50,7 @@ def add_result(
         "arm": arm,
         "seed": seed,
         **length,
-        "teacher": file_sha256(TEACHER)[:8],
+        "teacher": teacher_name(),
         "architecture": student["architecture"],
         "params": student["params"],
         "saving_vs_image_tower": student["saving_vs_image_tower"],
@@ -141,11 +146,11 @@ def _sizes(results: Results) -> list[str]:
         "| student | parameters | fewer | teacher | base's steps | steps | domains | real | real - teacher |",
         "|---" * 9 + "|",
     ]
-    for (params, steps, base_steps, name), chosen in sorted(_of_one_kind(results).items()):
+    for (params, steps, base_steps, edition), chosen in sorted(_of_one_kind(results).items()):
         real, teacher = (_mean(chosen, key) for key in ("student_real", "teacher_real"))
         domains = len({one["domain"] for one in chosen})
         rows.append(
-            f"| {chosen[0]['architecture']} | {params:,} | {chosen[0]['saving_vs_image_tower']:.1%} | {name} "
+            f"| {chosen[0]['architecture']} | {params:,} | {chosen[0]['saving_vs_image_tower']:.1%} | {edition} "
             f"| {base_steps} | {steps} | {domains} | {real:.1f} | {real - teacher:+.1f} |"
         )
     return [*rows, "", "![accuracy against parameters](photos-sizes.svg)", ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +83,10 @@ def _bounds_from_zero(graph: onnx.GraphProto) -> None:
     holds zero, and what lies between zero and the bound would no longer be raised to it.
     """
     values = {item.name: item for item in graph.initializer}
-    makers = {output: node for node in graph.node for output in node.output}
+    makers, uses = _makers(graph), Counter(name for node in graph.node for name in node.input)
     for place, node in reversed(list(enumerate(graph.node))):
         conv = makers.get(node.input[0]) if node.op_type == "Clip" and not any(node.input[2:]) else None
-        if conv is None or conv.op_type != "Conv" or len(conv.input) < 3:
+        if conv is None or conv.op_type != "Conv" or len(conv.input) < 3 or uses[conv.output[0]] > 1:
             continue
         bound, bias = values[node.input[1]], values[conv.input[2]]
         lowest = numpy_helper.to_array(bound)
@@ -97,9 +98,14 @@ def _bounds_from_zero(graph: onnx.GraphProto) -> None:
             node.CopyFrom(helper.make_node("Relu", [node.input[0]], [above], node.name))
 
 
+def _makers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """The node that makes each tensor."""
+    return {output: node for node in graph.node for output in node.output}
+
+
 def _normalisation(model: onnx.ModelProto) -> list[str]:
     """Names of the nodes after the last product: the embedding's normalisation stays in floating point."""
-    makers = {output: node for node in model.graph.node for output in node.output}
+    makers = _makers(model.graph)
     names, waiting = [], [model.graph.output[0].name]
     while waiting:
         node = makers.get(waiting.pop())

@@ -16,6 +16,7 @@ from benchmarks.photos import __main__ as photos
 from benchmarks.photos.arms import LOSSES, levers
 from benchmarks.photos.domains import LABELS, OTHERS, TUNING, read_domains
 from benchmarks.photos.results import page as photos_page
+from benchmarks.photos.results import teacher_name
 from benchmarks.stages_here import merged
 from distillation.recipe import Recipe, Training
 from distillation.taught_classes import taught_classes
@@ -53,7 +54,7 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
         return results
 
     assert [one["arm"] for one in run(ARMS[:2])] == ARMS[:2]
-    students = tmp_path / "work" / "96-2-10-2" / "food"
+    students = tmp_path / "work" / teacher_name() / "96-2-10-2" / "food"
     changed = (students / "distil-l2-0" / "student.safetensors").stat().st_mtime_ns
     results = {str(one["arm"]): one for one in run(ARMS)}
     assert list(results) == ARMS
