@@ -144,7 +144,7 @@ def export(candidate: Candidate, folder: Path) -> Exported:
         expected = F.normalize(candidate.tower(pixels[:4]), dim=-1).numpy()
     difference = check_onnx(fp32, pixels[:4].numpy(), expected)
     try:
-        quantise(fp32, int8, (part.numpy() for part in pictures(CALIBRATION, size, 0).split(8)))
+        quantise(fp32, int8, [part.numpy() for part in pictures(CALIBRATION, size, 0).split(8)])
         rounded = run_session(open_session(int8), pixels.numpy())
     except Exception as error:  # as in the export stage
         return Exported(fp32, None, Verdict(False, f"onnxruntime cannot quantise it: {error}"[:300]), difference)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from distillation.export.bias_correction import correct_biases, makers
 from distillation.image_sets import ImageSet
 from distillation.metrics import feature_cosine, topk_accuracy
 from distillation.preprocess import preprocess
@@ -41,15 +42,15 @@ class Verdict:
 
 
 class _Batches(CalibrationDataReader):  # onnxruntime asks for this class
-    def __init__(self, batches: Iterator[NDArray[np.float32]]) -> None:
-        self._batches = batches
+    def __init__(self, batches: Sequence[NDArray[np.float32]]) -> None:
+        self._batches = iter(batches)
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         batch = next(self._batches, None)
         return None if batch is None else {"image": batch}
 
 
-def quantise(encoder: Path, path: Path, batches: Iterator[NDArray[np.float32]]) -> None:
+def quantise(encoder: Path, path: Path, batches: Sequence[NDArray[np.float32]]) -> None:
     """Write the int8 form (QDQ, per channel) of an exported encoder.
 
     Args:
@@ -74,6 +75,7 @@ def quantise(encoder: Path, path: Path, batches: Iterator[NDArray[np.float32]]) 
             reduce_range=True,
             nodes_to_exclude=_normalisation(model),
         )
+        correct_biases(model, path, batches)
 
 
 def _bounds_from_zero(graph: onnx.GraphProto) -> None:
@@ -83,9 +85,9 @@ def _bounds_from_zero(graph: onnx.GraphProto) -> None:
     holds zero, and what lies between zero and the bound would no longer be raised to it.
     """
     values = {item.name: item for item in graph.initializer}
-    makers, uses = _makers(graph), Counter(name for node in graph.node for name in node.input)
+    made_by, uses = makers(graph), Counter(name for node in graph.node for name in node.input)
     for place, node in reversed(list(enumerate(graph.node))):
-        conv = makers.get(node.input[0]) if node.op_type == "Clip" and not any(node.input[2:]) else None
+        conv = made_by.get(node.input[0]) if node.op_type == "Clip" and not any(node.input[2:]) else None
         if conv is None or conv.op_type != "Conv" or len(conv.input) < 3 or uses[conv.output[0]] > 1:
             continue
         bound, bias = values[node.input[1]], values[conv.input[2]]
@@ -98,17 +100,12 @@ def _bounds_from_zero(graph: onnx.GraphProto) -> None:
             node.CopyFrom(helper.make_node("Relu", [node.input[0]], [above], node.name))
 
 
-def _makers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """The node that makes each tensor."""
-    return {output: node for node in graph.node for output in node.output}
-
-
 def _normalisation(model: onnx.ModelProto) -> list[str]:
     """Names of the nodes after the last product: the embedding's normalisation stays in floating point."""
-    makers = _makers(model.graph)
+    made_by = makers(model.graph)
     names, waiting = [], [model.graph.output[0].name]
     while waiting:
-        node = makers.get(waiting.pop())
+        node = made_by.get(waiting.pop())
         if node is not None and node.op_type not in LAST_PRODUCT:
             names.append(node.name)
             waiting.extend(node.input)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
             training = synthetic_images(request.inputs["generate"], holdout=False)
             calibration = training.sample(CALIBRATION_IMAGES, recipe.data.seed).batches(BATCH)
             views = gate_pixels(held_out, cfg, recipe.training.crop_scale)
-            int8 = _int8(files, views, (preprocess(batch, cfg).numpy() for batch in calibration), head, scale)
+            int8 = _int8(files, views, [preprocess(batch, cfg).numpy() for batch in calibration], head, scale)
             if not int8.kept:
                 report.warning("int8_not_kept", f"int8 is left out: {int8.reason}")
     progress.done()
@@ -130,7 +130,7 @@ class _Files:
 def _int8(
     files: _Files,
     views: Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]],
-    calibration: Iterator[NDArray[np.float32]],
+    calibration: Sequence[NDArray[np.float32]],
     head: Tensor,
     scale: float,
 ) -> Verdict:

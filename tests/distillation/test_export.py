@@ -90,10 +90,32 @@ def test_bounds_above_zero_survive_int8(tmp_path: Path) -> None:
     exported = [node.op_type for node in onnx.load(tmp_path / "encoder.onnx").graph.node]
     trained = sum(isinstance(layer, LearnableAffineBlock) for layer in student.modules())
     assert exported.count("Mul") == 1 < trained, "all but the last, after the pooling, are folded"
-    quantise(tmp_path / "encoder.onnx", tmp_path / "int8.onnx", iter([pixels.numpy()]))
+    quantise(tmp_path / "encoder.onnx", tmp_path / "int8.onnx", [pixels.numpy()])
     with torch.inference_mode():
         expected = torch.nn.functional.normalize(student(pixels)).numpy()
     assert feature_cosine(run_session(open_session(tmp_path / "int8.onnx"), pixels.numpy()), expected) > 0.995
+
+
+@pytest.mark.parametrize("groups", [1, 2, 16])
+def test_biases_give_back_what_rounded_weights_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int
+) -> None:
+    torch.manual_seed(groups)
+    conv, relu, pool = torch.nn.Conv2d, torch.nn.ReLU, torch.nn.AdaptiveAvgPool2d(1)
+    student = torch.nn.Sequential(conv(3, 16, 1), relu(), conv(16, 16, 1, groups=groups), relu(), pool)
+    student.append(torch.nn.Flatten()).append(torch.nn.Linear(16, 8)).eval()
+    pixels = torch.randn(32, 3, 8, 8).numpy()
+    write_image_encoder(tmp_path / "encoder.onnx", student, 8)
+    expected = run_session(open_session(tmp_path / "encoder.onnx"), pixels)
+
+    def shift() -> float:
+        quantise(tmp_path / "encoder.onnx", tmp_path / "int8.onnx", [pixels[:16], pixels[16:]])
+        rounded = run_session(open_session(tmp_path / "int8.onnx"), pixels)
+        return float(np.linalg.norm((rounded - expected).mean(0)))
+
+    corrected = shift()
+    monkeypatch.setattr("distillation.export.int8.correct_biases", lambda *_: None)
+    assert corrected < 0.5 * shift()
 
 
 def test_open_clip_loads_the_folder_and_gives_the_students_embedding(
