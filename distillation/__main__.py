@@ -14,6 +14,7 @@ from rich.table import Table
 from distillation.plan import StageTask
 from distillation.recipe import load_recipe
 from distillation.runner import explain
+from distillation.stage_process import warm_up
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 console = Console(stderr=True)
@@ -28,6 +29,7 @@ def run(
     ] = None,
 ) -> None:
     """Make an encoder from a recipe: generate, distil, evaluate, export."""
+    warm_up()  # while the recipe is read
     from distillation.pipeline import run_recipe
 
     try:

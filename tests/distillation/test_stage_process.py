@@ -156,3 +156,11 @@ importlib.import_module({stage_process.ENTRY.partition(":")[0]!r})
 print(threading.active_count(), torch.cuda.is_initialized(), asked, torch.cuda.is_available())
 """
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "1 False [] True\n"
+
+
+def test_what_was_imported_ends_in_silence() -> None:
+    """Set aside from garbage collection, it must not be listed as leaked when a command ends."""
+    ended = subprocess.run(
+        [sys.executable, "-c", "import distillation.stage_child"], capture_output=True, text=True, check=True
+    )
+    assert "leaked" not in ended.stderr
