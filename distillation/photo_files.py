@@ -82,7 +82,7 @@ def short_side(content: bytes) -> int:
 
 
 def decode_square(content: bytes, side: int) -> NDArray[np.uint8]:
-    """Decode, honour the EXIF orientation, cut the centre square, resize it (bicubic, antialiased).
+    """Decode, honour the EXIF orientation, cut the centre square, resize it (bilinear, antialiased).
 
     Returns:
         uint8 of shape ``(side, side, 3)``, RGB.
@@ -106,11 +106,14 @@ def decode_square(content: bytes, side: int) -> NDArray[np.uint8]:
 
 def _square(opened: Image.Image, side: int) -> NDArray[np.uint8]:
     opened.load()
-    image = ImageOps.exif_transpose(opened)
+    ImageOps.exif_transpose(opened, in_place=True)
+    image = opened
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    # Cut before the conversion, so that one band of a panorama is converted and not all of it.
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2
-    image = image.crop((left, top, left + short, top + short)).convert("RGB")
-    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+    box: tuple[int, int, int, int] | None = (left, top, left + short, top + short)
+    if image.mode != "RGB":  # cut first, so that one band of a panorama is converted and not all of it
+        image, box = image.crop(box).convert("RGB"), None
+    # Whole pixels are averaged first where several become one: twice as fast, within a grey level of without.
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=1.0))

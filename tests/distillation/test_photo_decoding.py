@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from benchmarks.made_images import smooth_images
 from distillation import photo_decoding, photo_files
+from distillation.jpeg import encode_with_pillow
 from distillation.photo_decoding import WAITING_PER_THREAD, decode_photos, decoding_threads
 from distillation.photo_files import Photo, decode_square
 from tests.distillation.photo_builders import photo
@@ -91,3 +95,13 @@ def test_what_is_left_unread_is_not_decoded() -> None:
     assert next(some).name == "0"
     some.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("width", "height"), [(97, 70), (200, 150), (640, 480), (500, 1400)])
+def test_fast_resizing_is_the_careful_one_within_a_grey_level(width: int, height: int) -> None:
+    content = encode_with_pillow(smooth_images(1, height, width)[0].numpy())
+    short, left, top = min(width, height), max(0, width - height) // 2, max(0, height - width) // 2
+    with Image.open(io.BytesIO(content)) as whole:
+        careful = whole.crop((left, top, left + short, top + short)).resize((64, 64), Image.Resampling.BICUBIC)
+    difference = decode_square(content, 64).astype(np.float64) - np.asarray(careful)
+    assert np.sqrt(np.mean(difference**2)) < 1
