@@ -79,13 +79,16 @@ def synchronize(device: str = "cpu") -> None:
 
 
 def interleaved(arms: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Seconds of each arm in each round. One round of every arm first, unmeasured; the order turns each round."""
-    names = list(arms)
+    """Seconds of each arm in each round. One round of every arm first, unmeasured.
+
+    Each round has an order of its own: an arm that always followed the same one would inherit its memory and caches.
+    """
+    names, chooser = list(arms), random.Random(0)
     for name in names:
         arms[name]()
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+    for _ in range(rounds):
+        for name in chooser.sample(names, len(names)):
             synchronize(device)
             start = time.perf_counter()
             arms[name]()

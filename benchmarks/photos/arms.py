@@ -43,10 +43,12 @@ def mixed(share: float) -> dict[str, Any]:
 
 def levers(images_per_class: int, steps: int) -> dict[str, dict[str, Any]]:
     """What each lever changes in the recipe, given what all arms have."""
+    best = load_recipe(DEMO).training.model_dump(mode="json", include={"losses", "lr"})
     return {
         "one template": {"data": {"prompts": {"dimensions": {}}}},
         "no filter": {"data": {"filter": {"teacher_agrees": False}}},
         "half the images": {"data": {"images_per_class": images_per_class // 2}},
+        "twice the images": {"data": {"images_per_class": 2 * images_per_class}},
         "other images": {"data": {"seed": 1}},
         "1 view": {"training": {"views": 1}},
         "8 views": {"training": {"views": 8}},
@@ -62,5 +64,12 @@ def levers(images_per_class: int, steps: int) -> dict[str, dict[str, Any]]:
         "prompt ensemble": {"domain": {"templates": TEMPLATES}},
         "a quarter photos": mixed(0.25),
         "half photos": mixed(0.5),
-        BEST: {"training": load_recipe(DEMO).training.model_dump(mode="json", include={"losses", "lr"})},
+        BEST: {"training": best},
+        f"{BEST}, rate 0.004": {"training": {**best, "lr": 4e-3}},
+        f"{BEST}, crd 1": {"training": {**best, "losses": {"l2": 1, "crd": 1}}},
+        f"{BEST}, crd 2": {"training": {**best, "losses": {"l2": 1, "crd": 2}}},
+        f"{BEST}, half the batch, twice the steps": {
+            "training": {**best, "batch_size": BATCH // 2, "steps": 2 * steps}
+        },
+        f"{BEST}, twice the steps": {"training": {**best, "steps": 2 * steps}},
     }

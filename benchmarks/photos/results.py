@@ -60,7 +60,7 @@ def add_result(
         "teacher_synthetic": synthetic["teacher"]["acc1"],
         "student_synthetic": synthetic["student"]["acc1"],
         "agreement_real": real["agreement"],
-        "training_seconds": round(training["steps"] * BATCH / training["images_per_s"], 1),
+        "training_seconds": round(training["steps"] * training["batch_size"] / training["images_per_s"], 1),
         "machine": machine(),
         "versions": versions(),
         **extra,
@@ -91,7 +91,7 @@ def page(results: Results) -> str:
     if of_l2 := [one for one in measured if one["arm"] == "l2"]:
         lines += _sizes(of_l2)
     if tried := [one for one in results if one["domain"] == TUNING]:
-        lines += _levers(tried)
+        lines += _levers(_largest_table(tried))
     return "\n".join(lines)
 
 

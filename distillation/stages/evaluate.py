@@ -186,6 +186,7 @@ def _training(request: Request, distilled: Path) -> dict[str, Any]:
     summary = _summary(distilled)
     return {
         "steps": summary["steps"],
+        "batch_size": request.recipe.training.batch_size,
         "images_per_s": summary["images_per_s"],
         "losses": dict(request.recipe.training.losses),
     }
