@@ -41,17 +41,25 @@ def correct_biases(exact: onnx.ModelProto, path: Path, batches: Sequence[Floats]
     found: list[tuple[onnx.NodeProto, onnx.NodeProto, onnx.NodeProto]] = []
     for node in rounded.graph.node:
         if node.op_type in MEAN_AXES and len(node.input) == 3:
-            weight, bias = (made_by.get(name) for name in node.input[1:])
-            if weight is not None and bias is not None and originals[node.name].input[1] in weights:
-                found.append((originals[node.name], weight, bias))
+            original, weight, bias = originals[node.name], made_by.get(node.input[1]), made_by.get(node.input[2])
+            # Where an addition shares a bias the quantiser gives it an activation's form; that stays.
+            if weight is None or bias is None or original.input[1] not in weights:
+                continue
+            if _holds(stored, weight, TensorProto.INT8) and _holds(stored, bias, TensorProto.INT32):
+                found.append((original, weight, bias))
     means = _input_means(exact, [original for original, _, _ in found], batches)
     for original, weight, bias in found:
         lost = weights[original.input[1]] - _dequantised(weight, stored)
         shift = _mean_output(original, lost, means[original.input[0]])
         target, scale = stored[bias.input[0]], numpy_helper.to_array(stored[bias.input[1]])
-        steps = numpy_helper.to_array(target) + np.round(shift / scale).astype(np.int32)
-        target.CopyFrom(numpy_helper.from_array(steps, target.name))
+        steps = np.round(numpy_helper.to_array(target) + shift.astype(np.float64) / scale)
+        limits = np.iinfo(np.int32)
+        target.CopyFrom(numpy_helper.from_array(steps.clip(limits.min, limits.max).astype(np.int32), target.name))
     onnx.save(rounded, path)
+
+
+def _holds(stored: dict[str, onnx.TensorProto], node: onnx.NodeProto, kind: int) -> bool:
+    return node.input[0] in stored and stored[node.input[0]].data_type == kind
 
 
 def _input_means(

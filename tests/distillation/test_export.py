@@ -118,6 +118,17 @@ def test_biases_give_back_what_rounded_weights_take(
     assert corrected < 0.5 * shift()
 
 
+def test_biases_that_are_no_biases_are_left_alone(tmp_path: Path) -> None:
+    """An untrained EdgeNeXt's zeros are one array for convolutions and additions: the quantiser has them as uint8."""
+    torch.manual_seed(0)
+    student = build_student(student_config("edgenext_xx_small", 64, {"embed_dim": 32})).eval()
+    pixels = torch.randn(4, 3, 64, 64).numpy()
+    write_image_encoder(tmp_path / "encoder.onnx", student, 64)
+    quantise(tmp_path / "encoder.onnx", tmp_path / "int8.onnx", [pixels])
+    rounded, exact = (run_session(open_session(tmp_path / f"{name}.onnx"), pixels) for name in ("int8", "encoder"))
+    assert feature_cosine(rounded, exact) > 0.99
+
+
 def test_open_clip_loads_the_folder_and_gives_the_students_embedding(
     exported: tuple[Path, dict[str, Any]], probe: tuple[torch.Tensor, np.ndarray], teacher_folder: Path
 ) -> None:
