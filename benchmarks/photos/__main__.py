@@ -7,7 +7,8 @@ For each domain: images of its classes by the starter generator, a base student 
 then one student for each arm (see ``arms.py``), with the same images, start, steps and seed. Nothing is chosen by the
 photos: every arm trains a fixed number of steps, its averaged weights are measured once. Levers are tried on
 animals and judged by held-out synthetic images and by the agreement with the teacher on training photos. Classes that
-the starter generator cannot draw are left out, and counted in the results.
+the starter generator cannot draw are left out, and counted in the results. It draws no places: with
+`--generator-minutes` a generator is trained for them first, on the training photos, as the starter's was.
 
 Results go to ``docs/results`` (``photos.json``, ``photos.md``, plots); a second call adds to them and repeats nothing.
 """
@@ -23,8 +24,10 @@ from benchmarks.harness import console
 from benchmarks.photos.arms import ARMS, BATCH, levers
 from benchmarks.photos.bench import DomainBench
 from benchmarks.photos.domains import TUNING, read_domains
+from benchmarks.photos.generator import own_generator
 from benchmarks.photos.judge import Judge
 from benchmarks.photos.results import add_result, teacher_name, write_results
+from benchmarks.stages_here import merged
 from starter.classes import DOMAINS
 
 
@@ -37,6 +40,9 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps on synthetic images.")] = 600,
     base_steps: Annotated[int, typer.Option(min=1, help="Steps of the base student on photos.")] = 2000,
     images_per_class: Annotated[int, typer.Option(min=10)] = 300,
+    generator_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Train a generator for so long where the starter's draws too little.")
+    ] = None,
     fewer_params: Annotated[float, typer.Option(help="Per cent fewer parameters than the teacher's tower.")] = 92,
     work: Annotated[Path, typer.Option(help="Images and students; what is there is used.")] = Path("build/photos"),
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
@@ -57,16 +63,22 @@ def main(
         "training": {"batch_size": BATCH, "steps": steps},
     }
     for one in read_domains(data, domain or ([TUNING] if only_levers else list(DOMAINS))):
-        if len(one.labels) < 2:
-            console.print(f"{one.name}: left out, the generator draws {len(one.labels)} of its classes")
-            continue
-        bench = DomainBench(data, one, base, base_steps, changed, work)
+        recipe = base
+        if one.own_generator:
+            if generator_minutes is None:
+                console.print(f"{one.name}: left out, the starter generator does not draw it; see --generator-minutes")
+                continue
+            folder = own_generator(data, one, generator_minutes, work)
+            recipe = merged(base, {"data": {"generator": {"model": str(folder), "steps": 1, "guidance": 0}}})
+        bench = DomainBench(data, one, recipe, base_steps, changed, work)
         judge = None if one.name == TUNING else Judge(bench, work / "corrupted" / one.name)
         for seed in range(seeds):
             for name in arms:
                 report = bench.report(name, seed)
                 extra = judge.accuracies(bench.student(name, seed)) if judge else {}
-                length = {"steps": steps, "base_steps": base_steps}
+                length: dict[str, float | None] = {"steps": steps, "base_steps": base_steps}
+                if one.own_generator:
+                    length["generator_minutes"] = generator_minutes
                 add_result(out, domain=one, arm=name, seed=seed, length=length, report=report, extra=extra)
     write_results(out)
 

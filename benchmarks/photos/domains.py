@@ -28,12 +28,14 @@ class PhotoDomain:
     Args:
         classes: usual name and other names of each class, in label order; names shared by two are left out.
         missing: how many classes of the domain the generator cannot draw.
+        own_generator: the starter generator draws too few of its classes; these are all, for one that is trained.
     """
 
     name: str
     labels: tuple[int, ...]
     classes: tuple[tuple[str, ...], ...]
     missing: int
+    own_generator: bool = False
 
     @property
     def split(self) -> str:
@@ -42,7 +44,7 @@ class PhotoDomain:
 
 
 def read_domains(data: Path, wanted: list[str]) -> list[PhotoDomain]:
-    """The wanted domains with the classes that the starter generator draws; a domain needs two of them.
+    """The wanted domains with the classes that the starter generator draws; with all, where it draws fewer than two.
 
     Raises:
         ValueError: a domain that does not exist.
@@ -52,13 +54,14 @@ def read_domains(data: Path, wanted: list[str]) -> list[PhotoDomain]:
     names = class_names(data)
     domains = []
     for name in wanted:
-        labels = tuple(label for label in LABELS[name] if label in GENERATED)
+        drawn = tuple(label for label in LABELS[name] if label in GENERATED)
+        labels = drawn if len(drawn) > 1 else LABELS[name]
         uses = Counter(one for label in labels for one in dict.fromkeys(n.casefold() for n in names[label]))
         classes = tuple(
             (names[label][0], *(n for n in dict.fromkeys(names[label][1:]) if uses[n.casefold()] == 1))
             for label in labels
         )
-        domains.append(PhotoDomain(name, labels, classes, len(LABELS[name]) - len(labels)))
+        domains.append(PhotoDomain(name, labels, classes, len(LABELS[name]) - len(labels), labels != drawn))
     return domains
 
 

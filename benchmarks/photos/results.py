@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,14 @@ def add_result(
     domain: PhotoDomain,
     arm: str,
     seed: int,
-    length: dict[str, int],
+    length: Mapping[str, float | None],
     report: dict[str, Any],
     extra: dict[str, Any],
 ) -> None:
     """Add one student's figures, or replace those of the same domain, arm, seed, student, length and teacher.
 
     Args:
-        length: ``steps`` of the student and ``base_steps`` of its base.
+        length: ``steps`` of the student and ``base_steps`` of its base, ``generator_minutes`` of a domain's own one.
     """
     student, real, synthetic, training = (report[key] for key in ("student", "real", "synthetic", "training"))
     result = {
@@ -122,12 +122,14 @@ def _domains(results: Results) -> list[str]:
         chosen = [one for one in results if one["domain"] == name]
         first = chosen[0]
         missing = first["missing_classes"]
-        left_out = f" {missing} classes that the generator cannot draw are left out." if missing else ""
+        remark = f" {missing} classes that the generator cannot draw are left out." if missing else ""
+        if minutes := first.get("generator_minutes"):
+            remark += f" Images are of a generator of its own, trained for {minutes:g} minutes on its training photos."
         lines += [
             f"## {name.capitalize()}: {first['classes']} classes, {first['photos']} photos",
             "",
             f"The teacher has {first['teacher_real']:.1%} on the photos and {first['teacher_corrupted']:.1%} on "
-            f"corrupted ones; chance is {1 / first['classes']:.1%}.{left_out}",
+            f"corrupted ones; chance is {1 / first['classes']:.1%}.{remark}",
             "",
             *_table(chosen, ARMS),
             "",

@@ -15,9 +15,12 @@ from PIL import Image
 from benchmarks.photos import __main__ as photos
 from benchmarks.photos.arms import LOSSES, levers
 from benchmarks.photos.domains import LABELS, OTHERS, TUNING, read_domains
+from benchmarks.photos.generator import own_generator
 from benchmarks.photos.results import page as photos_page
 from benchmarks.photos.results import teacher_name
 from benchmarks.stages_here import merged
+from distillation.datasets import read_info
+from distillation.generator_recipe import GeneratorRecipe, classes_of
 from distillation.recipe import Recipe, Training
 from distillation.taught_classes import taught_classes
 from starter.classes import DOMAINS, GENERATED
@@ -25,15 +28,15 @@ from starter.classes import DOMAINS, GENERATED
 ARMS = ["l2", "contrastive", "half photos", "real photos", "base student"]
 
 
-def write_data(folder: Path) -> None:
+def write_data(folder: Path, *, every: int = 2) -> None:
     """Files like Tiny ImageNet's: class names, training and validation photos of every second class."""
     taught = dict(zip(GENERATED, taught_classes("starter") or [], strict=True))
     lines = ["label\twordnet_id\tnames"]
     lines += [f"{label}\tn{label:08d}\t{', '.join(taught.get(label, [f'thing {label}']))}" for label in range(200)]
     (folder / "classes.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     rng = np.random.default_rng(0)
-    for split, each in (("train", 3), ("validation", 2)):
-        labels = [label for label in range(0, 200, 2) for _ in range(each)]
+    for split, each in (("train", 4), ("validation", 2)):
+        labels = [label for label in range(0, 200, every) for _ in range(each)]
         images = []
         for _ in labels:
             content = io.BytesIO()
@@ -49,7 +52,7 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
 
     def run(arms: list[str]) -> list[dict[str, object]]:
         options = {"seeds": 1, "steps": 2, "base_steps": 2, "images_per_class": 10, "fewer_params": 96.0}
-        photos.main(tmp_path, ["food"], arms, False, **options, work=tmp_path / "work", out=out)  # type: ignore[arg-type]
+        photos.main(tmp_path, ["food"], arms, False, generator_minutes=None, **options, work=tmp_path / "work", out=out)  # type: ignore[arg-type]
         results: list[dict[str, object]] = json.loads((out / "photos.json").read_text(encoding="utf-8"))
         return results
 
@@ -79,10 +82,27 @@ def test_domains_and_arms_are_the_papers(tmp_path: Path) -> None:
     write_data(tmp_path)
     animals, food = read_domains(tmp_path, ["animals", "food"])
     assert len(animals.labels) + animals.missing == 59 and (len(food.labels), food.missing) == (16, 0)
+    assert not animals.own_generator and not food.own_generator
     for losses in LOSSES.values():
         Training.model_validate({"losses": losses})
     with pytest.raises(ValueError, match="there are animals, food, vehicles, places, tuning"):
         read_domains(tmp_path, ["cars"])
+
+
+def test_a_domain_that_the_starter_does_not_draw_gets_a_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its training is the product's, tested elsewhere; here, that it learns these classes from these photos."""
+    write_data(tmp_path, every=1)
+    [places] = read_domains(tmp_path, ["places"])
+    assert places.own_generator and (places.labels, places.missing) == (DOMAINS["places"], 0)
+    asked: list[GeneratorRecipe] = []
+    monkeypatch.setattr("benchmarks.photos.generator.train_generator", lambda recipe, *_: asked.append(recipe))
+    own_generator(tmp_path, places, 5, tmp_path / "work")
+    domain, mapping, warnings = classes_of(asked[0], read_info(Path(asked[0].dataset)).classes)
+    assert domain.class_names == [names[0] for names in places.classes] and not warnings
+    assert dict(sorted(mapping.items())) == {label: index for index, label in enumerate(places.labels)}
+    assert set(np.load(Path(asked[0].dataset) / "labels.npy")) == set(places.labels)
 
 
 def test_no_base_student_sees_a_class_that_is_measured() -> None:
