@@ -7,8 +7,8 @@ For each domain: images of its classes by the starter generator, a base student 
 then one student for each arm (see ``arms.py``), with the same images, start, steps and seed. Nothing is chosen by the
 photos: every arm trains a fixed number of steps, its averaged weights are measured once. Levers are tried on
 animals and judged by held-out synthetic images and by the agreement with the teacher on training photos. Classes that
-the starter generator cannot draw are left out, and counted in the results. It draws no places: with
-`--generator-minutes` a generator is trained for them first, on the training photos, as the starter's was.
+the starter generator cannot draw are left out, and counted in the results. It draws no places: a generator is trained
+for them first, on the training photos, as the starter's was.
 
 Results go to ``docs/results`` (``photos.json``, ``photos.md``, plots); a second call adds to them and repeats nothing.
 """
@@ -20,7 +20,6 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.harness import console
 from benchmarks.photos.arms import ARMS, BATCH, levers
 from benchmarks.photos.bench import DomainBench
 from benchmarks.photos.domains import TUNING, read_domains
@@ -40,9 +39,7 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps on synthetic images.")] = 600,
     base_steps: Annotated[int, typer.Option(min=1, help="Steps of the base student on photos.")] = 2000,
     images_per_class: Annotated[int, typer.Option(min=10)] = 300,
-    generator_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Train a generator for so long where the starter's draws too little.")
-    ] = None,
+    generator_minutes: Annotated[float, typer.Option(min=0.01, help="Training of the generator of places.")] = 22,
     fewer_params: Annotated[float, typer.Option(help="Per cent fewer parameters than the teacher's tower.")] = 92,
     work: Annotated[Path, typer.Option(help="Images and students; what is there is used.")] = Path("build/photos"),
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
@@ -65,9 +62,6 @@ def main(
     for one in read_domains(data, domain or ([TUNING] if only_levers else list(DOMAINS))):
         recipe = base
         if one.own_generator:
-            if generator_minutes is None:
-                console.print(f"{one.name}: left out, the starter generator does not draw it; see --generator-minutes")
-                continue
             folder = own_generator(data, one, generator_minutes, work)
             recipe = merged(base, {"data": {"generator": {"model": str(folder), "steps": 1, "guidance": 0}}})
         bench = DomainBench(data, one, recipe, base_steps, changed, work)
@@ -76,7 +70,7 @@ def main(
             for name in arms:
                 report = bench.report(name, seed)
                 extra = judge.accuracies(bench.student(name, seed)) if judge else {}
-                length: dict[str, float | None] = {"steps": steps, "base_steps": base_steps}
+                length: dict[str, float] = {"steps": steps, "base_steps": base_steps}
                 if one.own_generator:
                     length["generator_minutes"] = generator_minutes
                 add_result(out, domain=one, arm=name, seed=seed, length=length, report=report, extra=extra)

@@ -33,7 +33,7 @@ def add_result(
     domain: PhotoDomain,
     arm: str,
     seed: int,
-    length: Mapping[str, float | None],
+    length: Mapping[str, float],
     report: dict[str, Any],
     extra: dict[str, Any],
 ) -> None:

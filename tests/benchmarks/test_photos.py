@@ -52,7 +52,7 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
 
     def run(arms: list[str]) -> list[dict[str, object]]:
         options = {"seeds": 1, "steps": 2, "base_steps": 2, "images_per_class": 10, "fewer_params": 96.0}
-        photos.main(tmp_path, ["food"], arms, False, generator_minutes=None, **options, work=tmp_path / "work", out=out)  # type: ignore[arg-type]
+        photos.main(tmp_path, ["food"], arms, False, generator_minutes=1, **options, work=tmp_path / "work", out=out)  # type: ignore[arg-type]
         results: list[dict[str, object]] = json.loads((out / "photos.json").read_text(encoding="utf-8"))
         return results
 
