@@ -104,10 +104,9 @@ def decode_square(content: bytes, side: int) -> NDArray[np.uint8]:
             raise PhotoRejected(f"broken image: {error}") from error
 
 
-def _square(opened: Image.Image, side: int) -> NDArray[np.uint8]:
-    opened.load()
-    ImageOps.exif_transpose(opened, in_place=True)
-    image = opened
+def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     short = min(image.size)

@@ -1,6 +1,7 @@
 """The arms: how each student is trained. All of one domain share images, teacher features, start, steps and seed.
 
-A lever is the ``l2`` arm with one thing changed; ``best`` has what the shipped demo recipe has of those that paid.
+A lever is the ``l2`` arm with one thing changed; ``best`` has what the shipped demo recipe has of those that paid, and
+the levers named after it change one thing of that.
 """
 
 from __future__ import annotations

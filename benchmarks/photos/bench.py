@@ -40,7 +40,10 @@ class DomainBench:
         self._shared = work
         of_base = f"{base['student']['fewer_params']:g}-{base_steps}"
         length = f"{base['data']['images_per_class']}-{base['training']['steps']}"
-        self._work = work / f"{of_base}-{length}" / domain.name
+        # Students of another generator's images are others: its folder is named by what it is.
+        generator = base["data"].get("generator")
+        images_of = Path(generator["model"]).parent.name if generator else domain.name
+        self._work = work / f"{of_base}-{length}" / images_of
         self.measured = self._dataset(domain.split, domain.name, domain.labels)
         self.recipe = self._recipe({})
         self._base_photos, self._base_student = self._learn_base(base_steps, work / f"base-{of_base}")

@@ -28,14 +28,17 @@ class PhotoDomain:
     Args:
         classes: usual name and other names of each class, in label order; names shared by two are left out.
         missing: how many classes of the domain the generator cannot draw.
-        own_generator: the starter generator draws too few of its classes; these are all, for one that is trained.
     """
 
     name: str
     labels: tuple[int, ...]
     classes: tuple[tuple[str, ...], ...]
     missing: int
-    own_generator: bool = False
+
+    @property
+    def own_generator(self) -> bool:
+        """Whether the starter generator does not draw these classes, so that one must be trained for them."""
+        return not set(self.labels) <= set(GENERATED)
 
     @property
     def split(self) -> str:
@@ -61,7 +64,7 @@ def read_domains(data: Path, wanted: list[str]) -> list[PhotoDomain]:
             (names[label][0], *(n for n in dict.fromkeys(names[label][1:]) if uses[n.casefold()] == 1))
             for label in labels
         )
-        domains.append(PhotoDomain(name, labels, classes, len(LABELS[name]) - len(labels), labels != drawn))
+        domains.append(PhotoDomain(name, labels, classes, len(LABELS[name]) - len(labels)))
     return domains
 
 

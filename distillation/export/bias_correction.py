@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from distillation.export.onnx_files import open_session
 
 Floats = NDArray[np.float32]
 MEAN_AXES = {"Conv": (0, 2, 3), "Gemm": (0,)}
@@ -82,7 +83,7 @@ def _input_means(
             model.graph.output.append(helper.make_tensor_value_info(f"{name}_mean", TensorProto.FLOAT, None))
     if not names:
         return {}
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(model.SerializeToString())
     counts = np.array([len(batch) for batch in batches])
     columns = zip(*(session.run(None, {"image": batch}) for batch in batches), strict=True)
     return {name: np.average(column, axis=0, weights=counts) for name, column in zip(names, columns, strict=True)}

@@ -63,12 +63,12 @@ def fold_head(encoder: Path, path: Path, head: NDArray[np.float32], logit_scale:
     onnx.save(model, path)
 
 
-def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
-    """A CPU session; ``threads`` 0 leaves the choice to onnxruntime."""
+def open_session(model: Path | bytes, threads: int = 0) -> onnxruntime.InferenceSession:
+    """A CPU session of a file or a serialised model; ``threads`` 0 leaves the choice to onnxruntime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def run_session(session: onnxruntime.InferenceSession, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
