@@ -60,7 +60,7 @@ bench-images: setup  ## Readers of training images, and the import of photos, ag
 bench-teacher: setup  ## open_clip's encode_image against our teacher features, and what more views cost
 	$(BIN)/python -m benchmarks.teacher
 
-bench-views: setup  ## What 1, 4, 8 and 16 views of each image give a student (DATA adds real photos)
+bench-views: setup  ## What 1, 2, 4 and 8 views of each image give a student (DATA adds real photos)
 	$(BIN)/python -m benchmarks.views $(if $(DATA),--data $(DATA))
 
 bench-tiny-decoder: setup  ## What a tiny decoder in the generator costs a student (DATA adds real photos)

@@ -26,7 +26,7 @@ from distillation.image_sets import real_images
 from distillation.plan import base_student
 from distillation.preprocess import embed, student_preprocess
 from distillation.prompts import zero_shot_prompts
-from distillation.recipe import Recipe
+from distillation.recipe import NEED_CAPTIONS, LossName, Recipe
 from distillation.sampling_plan import image_seed
 from distillation.trainer import OPTIMIZER_SETTINGS, Trainer
 from distillation.views import apply_views, sample_views, whole_views
@@ -161,16 +161,18 @@ def new_job(recipe: Recipe, shards: list[Path], measured_on: list[Path], device:
     return Job(recipe, shards, measured_on, corpus, teacher, exact.eval().requires_grad_(False), config, tower)
 
 
-def ours(job: Job, folder: Path) -> Arm:
+def ours(job: Job, folder: Path, losses: dict[LossName, float]) -> Arm:
     """The product's cache and trainer; building the cache is on the clock."""
-    training, device = job.recipe.training, job.teacher.device
+    training, device = job.recipe.training.model_copy(update={"losses": losses}), job.teacher.device
+    with_captions = not NEED_CAPTIONS.isdisjoint(losses)
     began = time.perf_counter()
     embedder = Embedder(job.teacher, zero_shot_prompts(job.recipe.domain), on_halved=lambda size: None)
     shards = [
         _cached(shard, folder / str(number), embedder, job.recipe, device) for number, shard in enumerate(job.shards)
     ]
-    corpus = Corpus.open(shards, device)
-    trainer = Trainer(copy.deepcopy(job.tower), job.size, training, facts_of(job.teacher, []), device)
+    corpus = Corpus.open(shards, device, mirror=training.flip, with_captions=with_captions)
+    facts = facts_of(job.teacher, corpus.captions)
+    trainer = Trainer(copy.deepcopy(job.tower), job.size, training, facts, device)
     synchronize(device.type)
     seconds = time.perf_counter() - began
     size, seed = training.batch_size, training.seed
@@ -197,14 +199,14 @@ def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def _cached(shard: Path, out: Path, embedder: Embedder, recipe: Recipe, device: torch.device) -> Path:
     """A shard with new views and their features, beside links to its other arrays."""
     out.mkdir(parents=True)
-    for name in ("pixels", "holdout", "labels", "whole"):
-        (out / f"{name}.npy").symlink_to(shard / f"{name}.npy")
+    for name in ("pixels.npy", "holdout.npy", "labels.npy", "images.jsonl"):
+        (out / name).symlink_to(shard / name)
     pixels = np.load(shard / "pixels.npy", mmap_mode="r")
     parts = []
     for start in range(0, len(pixels), AT_ONCE):
         images = torch.from_numpy(pixels[start : start + AT_ONCE].copy()).to(device)
         seeds = [image_seed(recipe.training.seed, start + i, -1) for i in range(len(images))]
-        parts.append(embedder.views(images, seeds, recipe.training))
+        parts.append(embedder.views(images, embedder.whole(images), seeds, recipe.training))
     views, features = (torch.cat(column) for column in zip(*parts, strict=True))
     np.save(out / "views.npy", views.numpy())
     np.save(out / "features.npy", features.half().cpu().numpy())

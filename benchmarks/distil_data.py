@@ -29,7 +29,6 @@ def write_corpus(folder: Path, side: int, width: int, holdout: int) -> Path:
     """A shard of :data:`STORED` training images and ``holdout`` others, which compress as photos do."""
     count = STORED + holdout
     write_shard(folder, smooth_images(count, side, side).numpy(), VIEWS, width)
-    np.save(folder / "whole.npy", np.load(folder / "features.npy")[:, 0])
     np.save(folder / "labels.npy", np.zeros(count, np.int32))
     np.save(folder / "holdout.npy", np.arange(count) >= STORED)
     return folder

@@ -14,8 +14,8 @@ STATUS_EVENTS = 7
 """queued, preparing, generating, training, evaluating, exporting, succeeded."""
 TASK_EVENTS = 3
 """Started, done, and the last progress; more progress with the time that a task takes."""
-SHARD_FILES = 9
-"""Six arrays, images.tar, images.jsonl, manifest.json."""
+SHARD_FILES = 8
+"""Five arrays, images.tar, images.jsonl, manifest.json."""
 OTHER_FILES = 10
 """prompts 2, distil 4, evaluate 2, export 2 and its encoder."""
 LABEL_BYTES, VIEW_BYTES, HALF = 5, 20, 2
@@ -29,7 +29,7 @@ class Image(NamedTuple):
 
     Args:
         side: of its pixels as stored, at most 8/7 of the teacher's input.
-        views: cached views.
+        views: cached views, the whole image among them.
         width: of the teacher's features.
     """
 
@@ -39,9 +39,8 @@ class Image(NamedTuple):
 
     @property
     def array_bytes(self) -> int:
-        """Pixels, features of the views and of the whole image, labels."""
-        features = HALF * self.width * (self.views + 1)
-        return 3 * self.side**2 + features + VIEW_BYTES * self.views + LABEL_BYTES
+        """Pixels, views and their features, labels."""
+        return 3 * self.side**2 + (HALF * self.width + VIEW_BYTES) * self.views + LABEL_BYTES
 
 
 class Growth(NamedTuple):

@@ -50,7 +50,6 @@ def generate(request: Request) -> dict[str, Any]:
         "pixels": ((SMALL.side, SMALL.side, 3), np.uint8),
         "views": ((SMALL.views, 5), np.float32),
         "features": ((SMALL.views, SMALL.width), np.float16),
-        "whole": ((SMALL.width,), np.float16),
     }
     for name, (shape, kind) in shapes.items():
         array = np.zeros((len(rows), *shape), kind)

@@ -50,26 +50,29 @@ def generated_images(recipe: Recipe, folder: Path, tell: Callable[[], object] = 
 
 
 def demo_recipe(data: dict[str, Any] | None = None, training: dict[str, Any] | None = None) -> Recipe:
-    """The demo's recipe with the paper's loss and some other settings."""
-    changes = {"data": data or {}, "training": {**L2, **(training or {})}}
+    """The demo's recipe with some other settings."""
+    changes = {"data": data or {}, "training": training or {}}
     return Recipe.model_validate(merged(load_recipe(DEMO).model_dump(mode="json"), changes))
 
 
-def measured_student(recipe: Recipe, images: list[Path], photos: Path | None, work: Path, name: str) -> dict[str, Any]:
-    """Train a student on generated images and measure it, on real photos too where there are some.
+def measured_student(
+    recipe: Recipe, images: list[Path], photos: Path | None, work: Path, name: str, judge: str = ""
+) -> dict[str, Any]:
+    """Train a student on generated images, once, and measure it, on real photos too where there are some.
 
     Args:
         photos: a dataset directory.
         name: of what is kept in ``work``: whatever tells this student from others there.
+        judge: tells these photos from others that the student is measured on.
     """
 
-    def run(stage: str, inputs: Inputs) -> Path:
-        folder = work / f"{stage}-{name}"
+    def run(stage: str, inputs: Inputs, judge: str = "") -> Path:
+        folder = work / f"{stage}{judge}-{name}"
         return stage_folder(stage, recipe, inputs, folder, tell=lambda: console.print(folder.name, highlight=False))
 
     student = run("distil", {"generate": images})
     given = {"dataset": [photos]} if photos else {}
-    evaluated = run("evaluate", {"generate": images, "distil": [student], **given})
+    evaluated = run("evaluate", {"generate": images, "distil": [student], **given}, judge)
     report = json.loads((evaluated / "report.json").read_text(encoding="utf-8"))
     synthetic, real = report["synthetic"], report["real"]
     figures = {
@@ -80,6 +83,7 @@ def measured_student(recipe: Recipe, images: list[Path], photos: Path | None, wo
     }
     if real:
         figures |= {"real": real["student"]["acc1"], "teacher_real": real["teacher"]["acc1"], "photos": real["images"]}
+        figures["real_agreement"] = real["agreement"]
     return figures
 
 

@@ -79,7 +79,7 @@ def main(
     stored = smooth_images(images, side, side).to(device)
 
     def ours(count: int = views) -> tuple[Tensor, Tensor]:
-        return embedder.views(stored, range(images), Training.model_validate({"views": count}))
+        return embedder.views(stored, embedder.whole(stored), range(images), Training.model_validate({"views": count}))
 
     drawn, features = ours()
     pixels = _pixels(stored, drawn, teacher)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Ratio, console, interleaved, print_table, ratio, write_json
 from benchmarks.photos.domains import LABELS, photos_of
-from benchmarks.stages_here import demo_recipe, generated_images, measured_student
+from benchmarks.stages_here import L2, demo_recipe, generated_images, measured_student
 from distillation.plan import STARTER
 from models.generators import load_generator
 from models.memory import keep_freed_memory
@@ -62,7 +62,9 @@ def main(
         generator = {"generator": {"decoder": decoder}} if decoder else {}
         found[name] = []
         for seed in range(seeds):
-            recipe = demo_recipe({"images_per_class": images_per_class, **generator}, {"steps": steps, "seed": seed})
+            recipe = demo_recipe(
+                {"images_per_class": images_per_class, **generator}, {**L2, "steps": steps, "seed": seed}
+            )
             images = generated_images(recipe, work, partial(console.print, f"{name} decoder: images"))
             recognised[name] = _recognised(images)
             label = f"{name}-{teaching_steps}-{images_per_class}-{steps}-{seed}"

@@ -53,6 +53,8 @@ class Corpus:
         rows: shard and row of every training image, int64 ``(count, 2)``.
         captions: distinct captions, empty unless read.
         caption: the caption of every training image ``(count,)``.
+        mirror: whether views are shown mirrored every other time, with the same features: twice as many views of the
+            teacher that hardly tells left from right.
     """
 
     folders: Sequence[Path]
@@ -61,10 +63,13 @@ class Corpus:
     captions: list[str]
     caption: NDArray[np.int64]
     device: torch.device
+    mirror: bool
     _resident: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, folders: Sequence[Path], device: torch.device, *, with_captions: bool = False) -> Corpus:
+    def open(
+        cls, folders: Sequence[Path], device: torch.device, *, mirror: bool = False, with_captions: bool = False
+    ) -> Corpus:
         """Map the folders; on CUDA, move the training images to the GPU if they fit.
 
         Raises:
@@ -84,7 +89,7 @@ class Corpus:
         if not len(where):
             raise ValueError("no image is left to train on; make more images or hold out a smaller share")
         names, caption = _captions(folders, where) if with_captions else ([], np.zeros(0, np.int64))
-        corpus = cls(folders, shards, where, names, caption, device)
+        corpus = cls(folders, shards, where, names, caption, device, mirror)
         if device.type == "cuda":
             corpus._move_to_device()
         return corpus
@@ -102,8 +107,9 @@ class Corpus:
     def batch(self, seen: int, size: int, seed: int) -> TrainingBatch:
         """The ``size`` images that come after the first ``seen`` of an endless stream, or this process's part of them.
 
-        Each epoch is a new permutation, and an image shows its next cached view in each. The stream depends on
-        ``seed`` alone, so a resumed training sees what an unbroken one would have.
+        Each epoch is a new permutation, and an image shows its next cached view in each; after all views, all of them
+        mirrored where that is wanted. The stream depends on ``seed`` alone, so a resumed training sees what an
+        unbroken one would have.
         """
         return self.at(np.arange(seen, seen + size)[own_rows(size)], size, seed)
 
@@ -114,7 +120,11 @@ class Corpus:
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             images[chosen] = _permutation(self.count, seed, int(epoch))[positions[chosen] % self.count]
-        pixels, views, features = self._gather(images, (images + epochs) % self.views)
+        shown = images + epochs
+        pixels, views, features = self._gather(images, shown % self.views)
+        if self.mirror:
+            turned = torch.from_numpy((shown // self.views % 2).astype(np.float32)).to(self.device, non_blocking=True)
+            views[:, 4] = (views[:, 4] - turned).abs()
         caption = (
             torch.from_numpy(self.caption[images]).to(self.device, non_blocking=True) if len(self.caption) else None
         )
@@ -124,19 +134,20 @@ class Corpus:
         """At most ``limit`` held-out images, spread evenly over all, in batches.
 
         Yields:
-            uint8 pixels, the teacher's float32 features of the whole images, labels (-1: none).
+            uint8 pixels, the teacher's float32 features of the whole images (view 0), labels (-1: none).
         """
         held_out = [np.flatnonzero(np.load(folder / "holdout.npy")) for folder in self.folders]
         step = max(1, -(-sum(map(len, held_out)) // limit))
         skipped = 0
-        for folder, (pixels, _, _), rows in zip(self.folders, self.shards, held_out, strict=True):
-            whole, labels = np.load(folder / "whole.npy", mmap_mode="r"), np.load(folder / "labels.npy")
+        for folder, (pixels, _, features), rows in zip(self.folders, self.shards, held_out, strict=True):
+            labels = np.load(folder / "labels.npy")
             chosen = rows[-skipped % step :: step]
             skipped += len(rows)
             for start in range(0, len(chosen), HOLDOUT_BATCH):
                 part = chosen[start : start + HOLDOUT_BATCH]
-                images, features = torch.from_numpy(pixels[part]), torch.from_numpy(whole[part].astype(np.float32))
-                yield images.to(self.device), features.to(self.device), torch.from_numpy(labels[part]).to(self.device)
+                found = pixels[part], features[part, 0].astype(np.float32), labels[part]
+                images, whole, label = (torch.from_numpy(array).to(self.device) for array in found)
+                yield images, whole, label
 
     def _gather(self, images: NDArray[np.int64], view: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         if self._resident is not None:

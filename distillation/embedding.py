@@ -44,23 +44,26 @@ class Embedder:
         """Normalised features ``(n, embed_dim)`` of the uncropped images."""
         return self._encode(images, whole_views(len(images)))
 
-    def views(self, images: Tensor, seeds: Sequence[int], training: Training) -> tuple[Tensor, Tensor]:
-        """Random views of each image and their features.
+    def views(self, images: Tensor, whole: Tensor, seeds: Sequence[int], training: Training) -> tuple[Tensor, Tensor]:
+        """The views of each image that training shows, the whole image first and then random crops; their features.
 
         Args:
-            seeds: one for each image, so that its views depend on nothing else.
+            whole: features of the uncropped images, see :meth:`whole`.
+            seeds: one for each image, so that its crops depend on nothing else.
 
         Returns:
             views ``(n, views, 5)`` on the CPU and normalised features ``(n, views, embed_dim)``.
         """
-        uniform = [torch.rand(training.views, 5, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        views, features = whole_views(len(images))[:, None], whole[:, None]
+        if not (crops := training.views - 1):
+            return views, features
+        uniform = [torch.rand(crops, 5, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         drawn = crop_boxes(torch.stack(uniform), scale=training.crop_scale)
         if not training.flip:
             drawn[..., 4] = 0.0
-        flat = drawn.flatten(0, 1)
-        owners = torch.arange(len(images), device=images.device).repeat_interleave(training.views)
-        features = self._encode(images, flat, owners)
-        return drawn, features.unflatten(0, (len(images), training.views))
+        owners = torch.arange(len(images), device=images.device).repeat_interleave(crops)
+        embedded = self._encode(images, drawn.flatten(0, 1), owners).unflatten(0, (len(images), crops))
+        return torch.cat([views, drawn], 1), torch.cat([features, embedded], 1)
 
     @torch.inference_mode()
     def _encode(self, images: Tensor, views: Tensor, owners: Tensor | None = None) -> Tensor:

@@ -78,7 +78,7 @@ def estimate(
             steps_of_phase = phase.steps or phase.max_images * phase.epochs / recipe.training.batch_size
             minutes += _minutes(gmacs_of_step * steps_of_phase, train_gmacs_per_s)
     pixels = stored * min(side, 256) ** 2 * 3
-    features = stored * (recipe.training.views + 1) * 2 * 512
+    features = stored * recipe.training.views * 2 * 512
     jpeg = images * side * side // 4
     return {
         "images": images,

@@ -66,7 +66,7 @@ def cached_teacher_features(shards: Sequence[Path], images: ImageSet) -> NDArray
         images: of :func:`synthetic_images`, all or a sample.
     """
     parts = zip(shards, images.parts, strict=True)
-    features = [np.load(shard / "whole.npy", mmap_mode="r")[rows] for shard, (_, rows) in parts]
+    features = [np.load(shard / "features.npy", mmap_mode="r")[rows, 0] for shard, (_, rows) in parts]
     return np.concatenate(features).astype(np.float32)
 
 

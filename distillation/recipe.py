@@ -230,9 +230,17 @@ class Training(Section):
         None, gt=0, le=MAX_MINUTES, description="A time budget; the schedule is fitted to it."
     )
     batch_size: int = Field(128, ge=2, le=65536, description="Halved and retried when memory runs out.")
-    views: int = Field(4, ge=1, le=64, description="Random crops cached for each image; the student sees these.")
+    views: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Views of each image that the teacher embeds, once, and the student sees in turn: the whole image "
+        "and random crops.",
+    )
     crop_scale: tuple[float, float] = Field((0.5, 1.0), description="Area of the crops, as a share of the image.")
-    flip: bool = Field(True, description="Mirror half of the crops; switch off where left and right matter.")
+    flip: bool = Field(
+        True, description="Show each view mirrored every other time; switch off where left and right matter."
+    )
     ema: float | None = Field(0.998, gt=0, lt=1, description="Decay of the averaged weights; null: none.")
     checkpoint_seconds: float = Field(60, gt=0, le=86_400, description="Seconds between checkpoints.")
     agnostic: Agnostic | None = None

@@ -21,7 +21,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     teacher = load_recipe_teacher(request.recipe, device)
     facts = facts_of(teacher, [])
     del teacher
-    corpus = Corpus.open(photo_folders(request.inputs["embed"][0]), device)
+    corpus = Corpus.open(photo_folders(request.inputs["embed"][0]), device, mirror=training.flip)
     start = request.inputs.get("earlier")
     return distil_student(
         request,

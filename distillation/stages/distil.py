@@ -23,7 +23,9 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with_captions = not NEED_CAPTIONS.isdisjoint(recipe.training.losses)
     try:
-        corpus = Corpus.open(request.inputs["generate"], device, with_captions=with_captions)
+        corpus = Corpus.open(
+            request.inputs["generate"], device, mirror=recipe.training.flip, with_captions=with_captions
+        )
     except ValueError as error:
         raise StageError("too_many_dropped", str(error), "raise data.images_per_class", "data") from error
     teacher = load_recipe_teacher(recipe, device)
@@ -32,7 +34,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     del teacher
     training_images: Corpus | MixedCorpus = corpus
     if recipe.training.mix:
-        photos = Corpus.open(photo_folders(request.inputs["embed"][0]), device)
+        photos = Corpus.open(photo_folders(request.inputs["embed"][0]), device, mirror=recipe.training.flip)
         training_images = MixedCorpus(corpus, photos, recipe.training.mix)
     earlier = request.inputs.get("agnostic")
     return distil_student(

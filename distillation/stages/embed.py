@@ -87,19 +87,14 @@ def _write_shard(
     device = embedder.head.device
     pixels = Embedder.resize(torch.from_numpy(images).to(device), min(side, images.shape[1]))
     seeds = [training.seed * 1_000_003 + first + index for index in range(len(images))]
-    views, features = embedder.views(pixels, seeds, training)
+    views, features = embedder.views(pixels, embedder.whole(pixels), seeds, training)
     numbers = np.arange(first, first + len(images))
-    holdout = numbers % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    whole = np.zeros((len(images), features.shape[-1]), np.float16)  # only held-out photos are seen whole
-    if holdout.any():
-        whole[holdout] = embedder.whole(pixels[torch.from_numpy(holdout).to(device)]).cpu().numpy()
     arrays = {
         "pixels": pixels.cpu().numpy(),
         "views": views.numpy(),
         "features": features.cpu().numpy().astype(np.float16),
-        "whole": whole,
         "labels": np.full(len(images), -1, np.int32),
-        "holdout": holdout,
+        "holdout": numbers % HELD_OUT_EVERY == HELD_OUT_EVERY - 1,
     }
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -61,7 +61,6 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
             "pixels": ((side, side, 3), "uint8"),
             "views": ((views, 5), "float32"),
             "features": ((views, teacher.embed_dim), "float16"),
-            "whole": ((teacher.embed_dim,), "float16"),
         },
     )
     with JpegWriter(out / "images.tar", files.progress.jpeg_bytes) as writer:
@@ -137,12 +136,11 @@ def _fill(
         keep = verdict.keep.cpu().numpy()
         if keep.any():
             view_seeds = [image_seed(recipe.data.seed, chosen[i].index, VIEWS) for i in np.flatnonzero(keep)]
-            views, features = embedder.views(pixels[verdict.keep], view_seeds, recipe.training)
+            views, features = embedder.views(pixels[verdict.keep], whole[verdict.keep], view_seeds, recipe.training)
             store: dict[str, NDArray[Any]] = {
                 "pixels": pixels[verdict.keep].cpu().numpy(),
                 "views": views.numpy(),
                 "features": features.half().cpu().numpy(),
-                "whole": whole[verdict.keep].half().cpu().numpy(),
             }
             for name, values in store.items():
                 files.arrays[name][batch[keep]] = values

@@ -17,12 +17,13 @@ def test_students_differ_in_their_views_alone(tmp_path: Path, monkeypatch: pytes
     write_data(tmp_path)
     work = tmp_path / "work"
     found = views.main(tmp_path, [1, 3], images_per_class=10, steps=2, seeds=1, work=work)
-    assert found.keys() == {"1", "3"}
+    assert found.keys() == {"1", "3", "4, not mirrored"}
     for [student] in found.values():
-        assert all(0 <= student[name] <= 1 for name in ("synthetic", "agreement", "real", "teacher_real"))
+        assert all(0 <= student[name] <= 1 for name in ("synthetic", "unseen", "real", "teacher_real"))
         assert (student["images"], student["photos"]) == (120, 8), "two photos of each class with an even label"
+        assert student["unseen_photos"] == 16, "training photos"
     weights = {path.read_bytes() for path in work.glob("distil-*/student.safetensors")}
-    assert len(weights) == 2, "scores of so few images may be equal by chance"
+    assert len(weights) == 3, "scores of so few images may be equal by chance"
     pixels = {}
     for features in work.glob("generate-*/features.npy"):
         pixels[np.load(features).shape[1]] = np.load(features.with_name("pixels.npy"))

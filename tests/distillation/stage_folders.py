@@ -59,7 +59,7 @@ def write_shard(folder: Path, teacher: TeacherModel, seed: int) -> Path:
     np.save(folder / "pixels.npy", images)
     np.save(folder / "labels.npy", labels)
     np.save(folder / "holdout.npy", np.arange(len(labels)) % 3 == seed % 3)
-    np.save(folder / "whole.npy", teacher.encode_image(pixels).numpy().astype(np.float16))
+    np.save(folder / "features.npy", teacher.encode_image(pixels).numpy().astype(np.float16)[:, None])
     rows = [{"class": NAMES[label], "prompt": f"a photo of a {NAMES[label]}, at night"} for label in labels]
     (folder / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     dropped = {"disagrees": 3, "near_constant": 1}

@@ -28,7 +28,6 @@ def write(folder: Path, first: int, count: int, *, side: int = 8, held_out: int 
         folder / "features.npy",
         np.broadcast_to((number[:, None] + view / 2)[..., None], (count, 2, 4)).astype(np.float16),
     )
-    np.save(folder / "whole.npy", np.broadcast_to(number[:, None], (count, 4)).astype(np.float16))
     np.save(folder / "labels.npy", number.astype(np.int32))
     np.save(folder / "holdout.npy", number % held_out == 0)
     (folder / "images.jsonl").write_text("".join(f'{{"prompt": "image {n % 2}"}}\n' for n in number))
@@ -66,6 +65,23 @@ def test_every_view_is_shown(corpus: Corpus) -> None:
     first, second = view_of(0), view_of(1)
     assert all(first[number] != second[number] for number in first)
     assert view_of(2) == first
+
+
+def test_every_view_is_shown_mirrored_too_and_then_again(tmp_path: Path) -> None:
+    corpus = Corpus.open([write(tmp_path / "a", 0, 9)], CPU, mirror=True)
+    stored = Corpus.open([tmp_path / "a"], CPU)
+    shown: dict[int, list[tuple[float, float]]] = {}
+    for epoch in range(4):
+        batch, plain = corpus.batch(6 * epoch, 6, seed=0), stored.batch(6 * epoch, 6, seed=0)
+        assert torch.equal(batch.features, plain.features) and torch.equal(batch.views[:, :4], plain.views[:, :4])
+        numbers = batch.images[:, 0, 0, 0].tolist()
+        turns = batch.views[:, 4] != plain.views[:, 4]
+        assert torch.equal(batch.views[:, 4], torch.where(turns, (1 - plain.views[:, 4]).abs(), plain.views[:, 4]))
+        for number, feature, turned in zip(numbers, batch.features[:, 0], turns, strict=True):
+            shown.setdefault(number, []).append((float(feature) - number, float(turned)))
+    assert len(shown) == 6
+    assert all(sorted(seen) == [(0.0, 0.0), (0.0, 1.0), (0.5, 0.0), (0.5, 1.0)] for seen in shown.values())
+    assert {seen[0][1] for seen in shown.values()} == {0.0, 1.0}, "each epoch has both"
 
 
 def test_the_stream_depends_on_seed_and_position_alone(corpus: Corpus) -> None:

@@ -68,7 +68,7 @@ def test_scores_equal_those_of_plain_open_clip(
     assert report["real"]["images"] == 36 and report["real"]["dataset"] == "ds_photos"
 
     held_out = [np.arange(36) % 3 == seed for seed in range(2)]
-    whole = [np.load(f / "whole.npy")[h] for f, h in zip(inputs["generate"], held_out, strict=True)]
+    whole = [np.load(f / "features.npy")[h, 0] for f, h in zip(inputs["generate"], held_out, strict=True)]
     truth = [np.load(f / "labels.npy")[h] for f, h in zip(inputs["generate"], held_out, strict=True)]
     predicted = (np.concatenate(whole).astype(np.float32) @ head.numpy()).argmax(1)
     assert report["synthetic"]["images"] == 24

@@ -22,14 +22,14 @@ from distillation.protocol import INTERRUPTED, Interrupted, Reporter, Request, S
 from distillation.recipe import Recipe
 from distillation.sampling_plan import image_seed
 from distillation.stages import generate, prompts
-from distillation.views import apply_views
+from distillation.views import apply_views, whole_views
 from models.sampling import Sampler
 from models.teachers import load_teacher
 
 CLASSES = ["goldfish", "trolleybus", "lemon"]
 OUTPUTS = [
     "features.npy", "holdout.npy", "images.jsonl", "images.tar", "labels.npy", "pixels.npy", "samples", "samples.json",
-    "views.npy", "whole.npy",
+    "views.npy",
 ]  # fmt: skip
 
 
@@ -89,7 +89,6 @@ def test_shards_hold_what_the_contract_says(
         "holdout": ((16,), "bool"),
         "views": ((16, 3, 5), "float32"),
         "features": ((16, 3, 48), "float16"),
-        "whole": ((16, 48), "float16"),
     }
     lines = [json.loads(line) for line in (out / "images.jsonl").read_text().splitlines()]
     more = [json.loads(line) for line in (second.out / "images.jsonl").read_text().splitlines()]
@@ -133,7 +132,8 @@ def test_cached_features_are_the_teachers_on_those_views(sd_folder: Path, teache
     for view in range(3):
         seen = apply_views(pixels, views[:, view], 64, torch.tensor(teacher.mean), torch.tensor(teacher.std))
         assert (teacher.encode_image(seen) * features[:, view]).sum(-1).min() > 0.999
-    assert len(views.flatten(0, 1).unique(dim=0)) == 48, "every view is another one"
+    assert torch.equal(views[:, 0], whole_views(16))
+    assert len(views[:, 1:].flatten(0, 1).unique(dim=0)) == 32, "every crop is another one"
 
 
 def blacken(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:
@@ -171,7 +171,7 @@ def test_an_image_that_no_try_makes_is_left_out_with_a_warning(
     assert (summary["images"], summary["dropped"]) == (15, {"disagrees": 0, "near_constant": 2})
     indices = [json.loads(line)["index"] for line in (request.out / "images.jsonl").read_text().splitlines()]
     assert indices == [0, 1, 2, 3, *range(5, 16)]
-    assert all(len(np.load(request.out / f"{n}.npy")) == 15 for n in ("pixels", "labels", "views", "features", "whole"))
+    assert all(len(np.load(request.out / f"{n}.npy")) == 15 for n in ("pixels", "labels", "views", "features"))
     warnings = [event for event in events(report) if event["event"] == "warning"]
     assert [warning["code"] for warning in warnings] == ["images_missing"]
     assert "'trolleybus' 4 of 5" in warnings[0]["message"]

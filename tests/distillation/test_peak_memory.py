@@ -24,7 +24,7 @@ def enlarge(shard: Path, folder: Path, size: int) -> Path:
     shutil.copytree(shard, folder)
     few = np.load(shard / "pixels.npy")
     count = size // few[0].nbytes
-    for name in ("labels", "views", "features", "whole"):
+    for name in ("labels", "views", "features"):
         array = np.load(shard / f"{name}.npy")
         np.save(folder / f"{name}.npy", np.resize(array, (count, *array.shape[1:])))
     np.save(folder / "holdout.npy", np.arange(count) < 36)

@@ -39,19 +39,19 @@ def training_recipe(teacher: Path, **changes: Any) -> Recipe:
 
 
 def write_training_shard(folder: Path, teacher: TeacherModel, seed: int) -> Path:
-    """36 coloured images of 72 pixels, two views each; every fourth is held out."""
+    """36 coloured images of 72 pixels, whole and one crop of each; every fourth is held out."""
     folder.mkdir(parents=True)
     images, labels = coloured_images(seed, 72)
     embedder = Embedder(teacher, [["red"], ["green"]], on_halved=lambda size: None)
     pixels = torch.from_numpy(images)
-    views, features = embedder.views(pixels, [100 * seed + i for i in range(len(images))], training())
+    seeds = [100 * seed + i for i in range(len(images))]
+    views, features = embedder.views(pixels, embedder.whole(pixels), seeds, training())
     arrays = {
         "pixels": images,
         "labels": labels,
         "holdout": np.arange(len(labels)) % 4 == 0,
         "views": views.numpy(),
         "features": features.numpy().astype(np.float16),
-        "whole": embedder.whole(pixels).numpy().astype(np.float16),
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)

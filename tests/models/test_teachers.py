@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from distillation.embedding import Embedder
 from distillation.recipe import Training
-from distillation.views import apply_views
+from distillation.views import apply_views, whole_views
 from models.errors import ModelError
 from models.teachers import _builtin_config, load_teacher
 
@@ -44,7 +44,7 @@ def test_a_vision_transformers_views_have_the_fp32_features(vit_teacher_folder: 
     plain = open_clip.create_model(f"local-dir:{vit_teacher_folder}").eval()
     pixels = torch.randint(0, 256, (4, 73, 73, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     embedder = Embedder(teacher, [["a photo"]], on_halved=lambda _size: None)
-    views, features = embedder.views(pixels, range(4), Training(views=3))
+    views, features = embedder.views(pixels, embedder.whole(pixels), range(4), Training(views=3))
     mean, std = torch.tensor(teacher.mean), torch.tensor(teacher.std)
     seen = apply_views(pixels.repeat_interleave(3, 0), views.flatten(0, 1), 64, mean, std)
     with torch.no_grad():
@@ -53,6 +53,9 @@ def test_a_vision_transformers_views_have_the_fp32_features(vit_teacher_folder: 
     assert (features.flatten(0, 1) * expected).sum(-1).min() >= COSINE
     stored = torch.nn.functional.normalize(features.half().float(), dim=-1)
     assert (stored.flatten(0, 1) * expected).sum(-1).min() >= COSINE, "as they are stored"
+    whole = embedder.whole(pixels)
+    views, features = embedder.views(pixels, whole, range(4), Training(views=1))
+    assert torch.equal(views, whole_views(4)[:, None]) and torch.equal(features, whole[:, None])
 
 
 def test_facts(teacher_folder: Path) -> None:
