@@ -44,7 +44,9 @@ def test_the_weights_are_those_of_one_process(shards: list[Path], teacher_folder
         assert alone.keys() == first.keys() == second.keys()
         for name, tensor in alone.items():
             assert torch.equal(first[name], second[name]), (case, name)
-            torch.testing.assert_close(first[name], tensor, rtol=2e-3, atol=2e-5)
+            # Not number by number: where a gradient is nearly zero, AdamW makes a step of its rounding error.
+            wrong, size = (torch.linalg.vector_norm(part.float()) for part in (first[name] - tensor, tensor))
+            assert wrong <= 2e-4 * size + 1e-4, (case, name)
 
 
 def started(folder: Path, wanted: Any, shards: list[Path]) -> StageProcess:
