@@ -44,9 +44,9 @@ def test_the_weights_are_those_of_one_process(shards: list[Path], teacher_folder
         assert alone.keys() == first.keys() == second.keys()
         for name, tensor in alone.items():
             assert torch.equal(first[name], second[name]), (case, name)
-            # Not number by number: where a gradient is nearly zero, AdamW makes a step of its rounding error.
+            # Of each tensor as a whole: gd's large weight makes rounding errors of single numbers large.
             wrong, size = (torch.linalg.vector_norm(part.float()) for part in (first[name] - tensor, tensor))
-            assert wrong <= 2e-4 * size + 1e-4, (case, name)
+            assert wrong <= 5e-5 * size + 2.5e-5, (case, name)
 
 
 def started(folder: Path, wanted: Any, shards: list[Path]) -> StageProcess:
