@@ -55,24 +55,21 @@ def demo_recipe(data: dict[str, Any] | None = None, training: dict[str, Any] | N
     return Recipe.model_validate(merged(load_recipe(DEMO).model_dump(mode="json"), changes))
 
 
-def measured_student(
-    recipe: Recipe, images: list[Path], photos: Path | None, work: Path, name: str, judge: str = ""
-) -> dict[str, Any]:
+def measured_student(recipe: Recipe, images: list[Path], photos: Path | None, work: Path, name: str) -> dict[str, Any]:
     """Train a student on generated images, once, and measure it, on real photos too where there are some.
 
     Args:
-        photos: a dataset directory.
+        photos: a dataset directory; the measurements on others, of another name, are kept beside.
         name: of what is kept in ``work``: whatever tells this student from others there.
-        judge: tells these photos from others that the student is measured on.
     """
 
-    def run(stage: str, inputs: Inputs, judge: str = "") -> Path:
-        folder = work / f"{stage}{judge}-{name}"
+    def run(stage: str, name: str, inputs: Inputs) -> Path:
+        folder = work / f"{stage}-{name}"
         return stage_folder(stage, recipe, inputs, folder, tell=lambda: console.print(folder.name, highlight=False))
 
-    student = run("distil", {"generate": images})
-    given = {"dataset": [photos]} if photos else {}
-    evaluated = run("evaluate", {"generate": images, "distil": [student], **given}, judge)
+    student = run("distil", name, {"generate": images})
+    inputs: Inputs = {"generate": images, "distil": [student], **({"dataset": [photos]} if photos else {})}
+    evaluated = run("evaluate", f"{name}-{photos.name}" if photos else name, inputs)
     report = json.loads((evaluated / "report.json").read_text(encoding="utf-8"))
     synthetic, real = report["synthetic"], report["real"]
     figures = {

@@ -63,7 +63,7 @@ def _student(
     label = f"{name.replace(', ', '-').replace(' ', '-')}-{training['steps']}-{images_per_class}-{training['seed']}"
     figures = measured_student(recipe, images, photos.get("validation"), work, label)
     if photos:
-        judged = measured_student(recipe, images, photos["train"], work, label, "-unseen")
+        judged = measured_student(recipe, images, photos["train"], work, label)
         figures |= {"unseen": judged["real_agreement"], "unseen_photos": judged["photos"]}
     return figures
 
