@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from distillation.corpus import TrainingBatch
 from distillation.distributed import own_rows, rows_of_all, size, sum_gradients, with_shared_statistics
-from distillation.optimizer_state import load_optimizer, optimizer_tensors, under
+from distillation.optimizers import CAPTURABLE, load_optimizer, new_optimizer, optimizer_tensors, under
 from distillation.recipe import Training
 from distillation.schedules import ema_decay
 from distillation.views import apply_views, mask_patches
@@ -31,14 +31,6 @@ from models.students import student_features
 from models.teachers import bf16_is_native
 
 log = logging.getLogger(__name__)
-OPTIMIZER_SETTINGS: dict[str, dict[str, Any]] = {
-    # betas and eps as in the paper's scripts
-    "adamw": {"betas": (0.9, 0.98), "eps": 1e-6, "fused": True},
-    "sgd": {"momentum": 0.9, "fused": True},
-    "lion": {},
-    "muon": {},
-}
-
 MASK_RATIO, MASK_PATCH = 0.75, 16
 """Of ``mfd``: the share in CLIP-KD's scripts, and the patch of its ViTs in pixels."""
 
@@ -89,18 +81,11 @@ class Trainer:
             self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
         self._alone = size() == 1
         # One CUDA graph of the whole step; of the other optimisers not all read the rate from a tensor.
-        self._recordable = device.type == "cuda" and self._alone and training.optimizer == "adamw"
+        self._recordable = device.type == "cuda" and self._alone and training.optimizer in CAPTURABLE
         self._replay: Step | None = None
         self._recorded_shape: torch.Size | None = None
         self._lr, self._decay = torch.zeros(2, device=device).unbind()
-        self.optimizer = timm.optim.create_optimizer_v2(
-            self.student,
-            opt=training.optimizer,
-            lr=training.lr,
-            weight_decay=training.weight_decay,
-            **OPTIMIZER_SETTINGS[training.optimizer],
-            **({"capturable": True} if self._recordable else {}),
-        )
+        self.optimizer = new_optimizer(self.student, training, device, capturable=self._recordable)
         self.augmentation: nn.Module | None = None
         if "afd" in training.losses:
             self.augmentation = augmentation_layer(teacher.embed_dim).to(device)

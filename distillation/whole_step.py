@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from models.memory import is_out_of_memory
 
+log = logging.getLogger(__name__)
 SAME_LOSS = 1e-3
 """Largest relative difference between a replayed step's loss and the plain one's."""
 WARM_UP = 3
@@ -45,9 +47,10 @@ def whole_step(step: Step, inputs: Sequence[Tensor], state: Mapping[str, Tensor]
         expected = losses(step)
         replay = record(step, inputs)
         same = torch.allclose(losses(replay), expected, rtol=SAME_LOSS, atol=0.0)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
+    except Exception as error:  # layers and optimisers refuse a recording in many ways
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
+        log.warning("the training step is not recorded as one CUDA graph: %.300s", error)
         return None
     finally:
         restore()

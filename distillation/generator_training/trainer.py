@@ -21,7 +21,7 @@ from distillation.generator_training.discriminators import Discriminators, discr
 from distillation.generator_training.networks import OneStep
 from distillation.generator_training.photo_bank import PhotoBank
 from distillation.generator_training.text_encoder import Texts
-from distillation.optimizer_state import load_optimizer, optimizer_tensors, under
+from distillation.optimizers import load_optimizer, optimizer_tensors, under
 from distillation.recipe import Domain
 
 JUDGES_RATE = 1e-3
