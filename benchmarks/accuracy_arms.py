@@ -22,14 +22,15 @@ from benchmarks.peers import online_l2_peer, open_clip_peer
 from distillation.corpus import Corpus
 from distillation.distilling import WEIGHTS, facts_of, load_recipe_teacher, resolve
 from distillation.embedding import Embedder
-from distillation.image_sets import real_images
+from distillation.image_sets import ImageSet
+from distillation.optimizers import SETTINGS
 from distillation.plan import base_student
-from distillation.preprocess import embed, student_preprocess
+from distillation.preprocess import preprocess, student_preprocess
 from distillation.prompts import zero_shot_prompts
-from distillation.recipe import NEED_CAPTIONS, LossName, Recipe
+from distillation.recipe import NEED_CAPTIONS, Recipe, Training
 from distillation.sampling_plan import image_seed
-from distillation.trainer import OPTIMIZER_SETTINGS, Trainer
-from distillation.views import apply_views, sample_views, whole_views
+from distillation.trainer import Trainer
+from distillation.views import apply_views, sample_views
 from models.students import build_student, student_config
 from models.teachers import TeacherModel
 
@@ -55,6 +56,14 @@ class Arm:
     curve: list[tuple[float, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Normalised pixels and labels of images to measure on."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
 @dataclass
 class Job:
     """What all arms share.
@@ -62,7 +71,6 @@ class Job:
     Args:
         recipe: its training's seed is the run's.
         shards: folders of the generate stage.
-        measured_on: such folders again, of images that no arm trains on.
         corpus: the shards' images, with captions.
         exact_teacher: the teacher as open_clip loads it, in fp32.
         config: the student's open_clip configuration.
@@ -71,7 +79,6 @@ class Job:
 
     recipe: Recipe
     shards: list[Path]
-    measured_on: list[Path]
     corpus: Corpus
     teacher: TeacherModel
     exact_teacher: nn.Module
@@ -87,46 +94,24 @@ class Job:
     def head(self) -> Tensor:
         return self.teacher.zero_shot_head(zero_shot_prompts(self.recipe.domain))
 
-    @cached_property
-    def held_out(self) -> tuple[Tensor, Tensor]:
-        """Normalised pixels and labels of the images to measure on."""
-        pixels, labels = [], []
-        for shard in self.measured_on:
-            images = torch.from_numpy(np.load(shard / "pixels.npy")).to(self.teacher.device)
-            pixels += [self.normalised(part, whole_views(len(part))) for part in images.split(AT_ONCE)]
-            labels.append(torch.from_numpy(np.load(shard / "labels.npy")).to(self.teacher.device))
-        return torch.cat(pixels), torch.cat(labels)
+    def measured(self, images: ImageSet) -> Measured:
+        """Images that no arm trains on, as the evaluate stage shows them to the student."""
+        cfg = student_preprocess(self.teacher.preprocess_cfg, self.size)
+        pixels = torch.cat([preprocess(batch, cfg) for batch in images.batches(AT_ONCE)])
+        device = self.teacher.device
+        return Measured(pixels.to(device), torch.from_numpy(images.labels).to(device))
 
     def normalised(self, images: Tensor, views: Tensor) -> Tensor:
         mean, std = (torch.tensor(v, device=images.device) for v in (self.teacher.mean, self.teacher.std))
         return apply_views(images, views, self.size, mean, std)
 
     @torch.inference_mode()
-    def accuracy(self, arm: Arm) -> float:
-        """Share of :attr:`held_out` that the student gives their class; in fp32."""
-        pixels, labels = self.held_out
+    def accuracy(self, arm: Arm, on: Measured) -> float:
+        """Share of the images that the student gives their class; in fp32."""
         arm.tower.eval()
-        features = torch.cat([F.normalize(arm.tower(part).float(), dim=-1) for part in pixels.split(AT_ONCE)])
+        features = torch.cat([F.normalize(arm.tower(part).float(), dim=-1) for part in on.pixels.split(AT_ONCE)])
         arm.tower.train()
-        return float(((features @ arm.head()).argmax(1) == labels).float().mean())
-
-    @torch.inference_mode()
-    def accuracy_on_photos(self, arm: Arm, photos: Path) -> float:
-        """The same on real photos.
-
-        Args:
-            photos: a dataset directory.
-        """
-        images, _ = real_images(photos, self.recipe.domain)
-        cfg = student_preprocess(self.teacher.preprocess_cfg, self.size)
-
-        def encode(pixels: Tensor) -> Tensor:
-            return F.normalize(arm.tower(pixels.to(self.teacher.device)).float(), dim=-1)
-
-        arm.tower.eval()
-        features = embed(encode, images, cfg, on_batch=lambda _count: None, on_halved=lambda _size: None)
-        arm.tower.train()
-        return float(((features @ arm.head().cpu().numpy()).argmax(1) == images.labels).mean())
+        return float(((features @ arm.head()).argmax(1) == on.labels).float().mean())
 
     def fresh(self, number: int) -> tuple[Tensor, Tensor]:
         """Pixels of step ``number`` in new random views, and each image's caption."""
@@ -138,7 +123,7 @@ class Job:
         return self.normalised(batch.images, views), batch.caption
 
 
-def new_job(recipe: Recipe, shards: list[Path], measured_on: list[Path], device: torch.device) -> Job:
+def new_job(recipe: Recipe, shards: list[Path], device: torch.device) -> Job:
     """Load the recipe's teacher, twice, and its student with the weights that a job of it would start from."""
     teacher = load_recipe_teacher(recipe, device)
     chosen = resolve(recipe, facts_of(teacher, []))
@@ -158,17 +143,22 @@ def new_job(recipe: Recipe, shards: list[Path], measured_on: list[Path], device:
         device=device,
     )
     corpus = Corpus.open(shards, device, with_captions=True)
-    return Job(recipe, shards, measured_on, corpus, teacher, exact.eval().requires_grad_(False), config, tower)
+    return Job(recipe, shards, corpus, teacher, exact.eval().requires_grad_(False), config, tower)
 
 
-def ours(job: Job, folder: Path, losses: dict[LossName, float]) -> Arm:
-    """The product's cache and trainer; building the cache is on the clock."""
-    training, device = job.recipe.training.model_copy(update={"losses": losses}), job.teacher.device
-    with_captions = not NEED_CAPTIONS.isdisjoint(losses)
+def ours(job: Job, folder: Path, **changes: Any) -> Arm:
+    """The product's cache and trainer; building the cache is on the clock.
+
+    Args:
+        folder: for the cache.
+        changes: of the recipe's training.
+    """
+    training, device = job.recipe.training.model_copy(update=changes), job.teacher.device
+    with_captions = not NEED_CAPTIONS.isdisjoint(training.losses)
     began = time.perf_counter()
     embedder = Embedder(job.teacher, zero_shot_prompts(job.recipe.domain), on_halved=lambda size: None)
     shards = [
-        _cached(shard, folder / str(number), embedder, job.recipe, device) for number, shard in enumerate(job.shards)
+        _cached(shard, folder / str(number), embedder, training, device) for number, shard in enumerate(job.shards)
     ]
     corpus = Corpus.open(shards, device, mirror=training.flip, with_captions=with_captions)
     facts = facts_of(job.teacher, corpus.captions)
@@ -187,7 +177,7 @@ def ours(job: Job, folder: Path, losses: dict[LossName, float]) -> Arm:
 def _settings(job: Job) -> dict[str, Any]:
     """Of a peer's optimiser: those of the product's."""
     training = job.recipe.training
-    same = {name: OPTIMIZER_SETTINGS["adamw"][name] for name in ("betas", "eps")}
+    same = {name: SETTINGS["adamw"][name] for name in ("betas", "eps")}
     return {"lr": training.lr, "weight_decay": training.weight_decay, **same}
 
 
@@ -196,7 +186,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def _cached(shard: Path, out: Path, embedder: Embedder, recipe: Recipe, device: torch.device) -> Path:
+def _cached(shard: Path, out: Path, embedder: Embedder, training: Training, device: torch.device) -> Path:
     """A shard with new views and their features, beside links to its other arrays."""
     out.mkdir(parents=True)
     for name in ("pixels.npy", "holdout.npy", "labels.npy", "images.jsonl"):
@@ -205,8 +195,8 @@ def _cached(shard: Path, out: Path, embedder: Embedder, recipe: Recipe, device: 
     parts = []
     for start in range(0, len(pixels), AT_ONCE):
         images = torch.from_numpy(pixels[start : start + AT_ONCE].copy()).to(device)
-        seeds = [image_seed(recipe.training.seed, start + i, -1) for i in range(len(images))]
-        parts.append(embedder.views(images, embedder.whole(images), seeds, recipe.training))
+        seeds = [image_seed(training.seed, start + i, -1) for i in range(len(images))]
+        parts.append(embedder.views(images, embedder.whole(images), seeds, training))
     views, features = (torch.cat(column) for column in zip(*parts, strict=True))
     np.save(out / "views.npy", views.numpy())
     np.save(out / "features.npy", features.half().cpu().numpy())
