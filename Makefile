@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lock demo test check up bench bench-distil bench-full-size bench-generate bench-images bench-photos bench-teacher bench-views bench-tiny-decoder bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke bench-students bench-cold-start bench-profile-stages starter docs clean
+.PHONY: help setup lock demo test check up bench bench-distil bench-full-size bench-generate bench-images bench-optimizers bench-photos bench-teacher bench-views bench-tiny-decoder bench-scale bench-simulated-job bench-time-to-accuracy bench-smoke bench-students bench-cold-start bench-profile-stages starter docs clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ bench-teacher: setup  ## open_clip's encode_image against our teacher features, 
 
 bench-views: setup  ## What 1, 2, 4 and 8 views of each image give a student (DATA adds real photos)
 	$(BIN)/python -m benchmarks.views $(if $(DATA),--data $(DATA))
+
+bench-optimizers: setup  ## AdamW and Muon on photos and on synthetic images, from random weights and from a base student (DATA: folder of Tiny ImageNet)
+	$(BIN)/python -m benchmarks.optimizers --data $(DATA)
 
 bench-tiny-decoder: setup  ## What a tiny decoder in the generator costs a student (DATA adds real photos)
 	$(BIN)/python -m benchmarks.tiny_decoder $(if $(DATA),--data $(DATA))

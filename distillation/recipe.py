@@ -219,8 +219,12 @@ class Training(Section):
         "`mfd` 2000, `icl` 1, `afd` 1, `gd` 1e8 * (n / 1024)^2 for batches of n, each beside `contrastive` (its task "
         "loss) 1; its unified sum is `{crd: 1, mse: 2000, icl: 1, contrastive: 1}`.",
     )
-    optimizer: Literal["adamw", "sgd", "lion", "muon"] = "adamw"
-    lr: float = Field(1e-3, gt=0, le=10, description="Peak learning rate.")
+    optimizer: Literal["adamw", "sgd", "lion", "muon"] = Field(
+        "adamw", description="`muon` learns more in as many steps where the student starts from random weights."
+    )
+    lr: float = Field(
+        1e-3, gt=0, le=10, description="Peak learning rate: 0.001 to 0.004 with `adamw`, 0.005 to 0.01 with `muon`."
+    )
     weight_decay: float = Field(0.01, ge=0, le=1)
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
