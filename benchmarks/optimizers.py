@@ -45,21 +45,19 @@ def main(
     """Returns a row for each student."""
     unseen = photos_of(data, "train", LABELS["food"], work / "unseen")
     others = photos_of(data, "train", set(range(200)) - set(LABELS["food"]), work / "others")
-    data_changes = {"images_per_class": images_per_class}
-    images = generated_images(demo_recipe(data_changes), work, lambda: console.print("images", highlight=False))
-    source = {"source": str(others), "max_images": photos, "steps": photo_steps}
+    few = {"images_per_class": images_per_class}
+    images = generated_images(demo_recipe(few), work, lambda: console.print("images", highlight=False))
+    agnostic = {"source": str(others), "max_images": photos, "steps": photo_steps}
     rows: list[dict[str, Any]] = []
     for phase, rates in RATES.items():
+        student = {"size": size, "init": "base" if phase == "base" else "scratch"}
+        of_phase = {**L2, "views": 1, "agnostic": agnostic} if phase == "photos" else {"steps": steps}
+        length = f"{photos}-{photo_steps}" if phase == "photos" else f"{images_per_class}-{steps}"
         for optimizer, lr in ((name, lr) for name, several in rates.items() for lr in several):
-            common = {"optimizer": optimizer, "lr": lr, "steps": steps}
-            changes = {**common, **L2, "lr": lr, "views": 1, "agnostic": source} if phase == "photos" else common
-            recipe = demo_recipe(data_changes, changes)
-            init = "base" if phase == "base" else "scratch"
-            recipe = recipe.model_copy(
-                update={"student": recipe.student.model_copy(update={"size": size, "init": init})}
-            )
-            trained = {"phase": phase, "optimizer": optimizer, "lr": lr}
-            rows.append(trained | _student(phase, recipe, images, others, unseen, work))
+            trained = {"optimizer": optimizer, "lr": lr}
+            recipe = demo_recipe(few, of_phase | trained, student)
+            name = f"{phase}-{size}-{length}-{optimizer}-{lr:g}"
+            rows.append({"phase": phase, **trained, **_student(name, recipe, images, others, unseen, work)})
     print_table(
         f"{size}: {photo_steps} steps on {photos} photos, {steps} on {12 * images_per_class} synthetic images; "
         f"judged on {rows[0]['photos']} photos of classes never seen",
@@ -76,16 +74,15 @@ def main(
     return rows
 
 
-def _student(phase: str, recipe: Recipe, images: list[Path], others: Path, unseen: Path, work: Path) -> dict[str, Any]:
-    """Train and judge one student."""
-    name = f"{phase}-{recipe.training.optimizer}-{recipe.training.lr:g}"
+def _student(name: str, recipe: Recipe, images: list[Path], others: Path, unseen: Path, work: Path) -> dict[str, Any]:
+    """Train and judge one student; ``name`` tells it from all others in ``work``."""
 
     def run(stage: str, inputs: Inputs, folder: str = name) -> Path:
         out = work / f"{stage}-{folder}"
         return stage_folder(stage, recipe, inputs, out, tell=lambda: console.print(out.name, highlight=False))
 
-    if phase == "photos":
-        embedded = run("embed", {"agnostic_source": [others]}, "others")
+    if agnostic := recipe.training.agnostic:
+        embedded = run("embed", {"agnostic_source": [others]}, f"others-{agnostic.max_images}")
         student = run("agnostic", {"embed": [embedded]})
     else:
         student = run("distil", {"generate": images})

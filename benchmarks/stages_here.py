@@ -49,9 +49,11 @@ def generated_images(recipe: Recipe, folder: Path, tell: Callable[[], object] = 
     return run("generate", {"prompts": run("prompts", {})})
 
 
-def demo_recipe(data: dict[str, Any] | None = None, training: dict[str, Any] | None = None) -> Recipe:
+def demo_recipe(
+    data: dict[str, Any] | None = None, training: dict[str, Any] | None = None, student: dict[str, Any] | None = None
+) -> Recipe:
     """The demo's recipe with some other settings."""
-    changes = {"data": data or {}, "training": training or {}}
+    changes = {"data": data or {}, "training": training or {}, "student": student or {}}
     return Recipe.model_validate(merged(load_recipe(DEMO).model_dump(mode="json"), changes))
 
 

@@ -28,3 +28,7 @@ def test_students_differ_in_phase_optimizer_and_rate(tmp_path: Path, monkeypatch
     assert cosines["base"] > max(cosines["photos"], cosines["scratch"]), "in two steps, the start decides"
     written = json.loads((tmp_path / "optimizers.json").read_text(encoding="utf-8"))
     assert written["students"] == rows
+    monkeypatch.setattr(optimizers, "RATES", {"base": {"adamw": [2e-3]}})
+    [longer] = optimizers.main(tmp_path, "xs", photos=48, photo_steps=2, images_per_class=10, steps=3, work=work)
+    [before] = [row for row in rows if (row["phase"], row["optimizer"]) == ("base", "adamw")]
+    assert longer["cosine"] != before["cosine"], "students of another length are not taken from the folder"
