@@ -19,7 +19,7 @@ def test_students_differ_in_their_views_alone(tmp_path: Path, monkeypatch: pytes
     found = views.main(tmp_path, [1, 3], images_per_class=10, steps=2, seeds=1, work=work)
     assert found.keys() == {"1", "3", "4, not mirrored"}
     for [student] in found.values():
-        assert all(0 <= student[name] <= 1 for name in ("synthetic", "unseen", "real", "teacher_real"))
+        assert all(0 <= student[name] <= 1 for name in ("synthetic", "unseen", "unseen_acc1", "real", "teacher_real"))
         assert (student["images"], student["photos"]) == (120, 8), "two photos of each class with an even label"
         assert student["unseen_photos"] == 16, "training photos"
     weights = {path.read_bytes() for path in work.glob("distil-*/student.safetensors")}
