@@ -13,8 +13,9 @@ from benchmarks.photos.domains import OTHERS, PhotoDomain, photos_of
 from benchmarks.stages_here import Inputs, generated_images, merged, stage_folder
 from distillation.recipe import Recipe
 
-BASE_PHOTOS = {"max_images": 60_000, "views": 4}
-"""Of the base student."""
+BASE_PHOTOS, BASE_VIEWS = 60_000, 2
+BASE_OPTIMIZER, BASE_RATE = "muon", 1e-2
+"""Of the base student; the starter's own learn so too."""
 
 
 class DomainBench:
@@ -90,9 +91,9 @@ class DomainBench:
     def _learn_base(self, steps: int, folder: Path) -> tuple[Path, Path]:
         """The base student's embedded photos and itself: the product's domain-agnostic phase, from scratch."""
         photos = self._dataset("train", "things", OTHERS)
-        views, most = BASE_PHOTOS["views"], BASE_PHOTOS["max_images"]
-        agnostic = {"source": str(photos), "steps": steps, "max_images": most}
-        changes = {"student": {"init": "scratch"}, "training": {"agnostic": agnostic, "views": views, "lr": 2e-3}}
+        agnostic = {"source": str(photos), "steps": steps, "max_images": BASE_PHOTOS}
+        training = {"optimizer": BASE_OPTIMIZER, "lr": BASE_RATE, "views": BASE_VIEWS, "agnostic": agnostic}
+        changes = {"student": {"init": "scratch"}, "training": training}
         return self._learn_photos("things", self._recipe(changes), photos, {}, folder)
 
     def _learn_photos(self, name: str, recipe: Recipe, photos: Path, start: Inputs, folder: Path) -> tuple[Path, Path]:

@@ -19,6 +19,8 @@ from starter.classes import DOMAINS
 
 FILE = "photos.json"
 Results = list[dict[str, Any]]
+KIND = ("params", "steps", "base_steps", "base_optimizer", "teacher")
+"""What the results of one table have in common."""
 
 
 @cache
@@ -34,13 +36,15 @@ def add_result(
     arm: str,
     seed: int,
     length: Mapping[str, float],
+    base_optimizer: str,
     report: dict[str, Any],
     extra: dict[str, Any],
 ) -> None:
-    """Add one student's figures, or replace those of the same domain, arm, seed, student, length and teacher.
+    """Add one student's figures, or replace those of the same domain, arm, seed, student, length, base and teacher.
 
     Args:
         length: ``steps`` of the student and ``base_steps`` of its base, ``generator_minutes`` of a domain's own one.
+        base_optimizer: what the base student learnt with.
     """
     student, real, synthetic, training = (report[key] for key in ("student", "real", "synthetic", "training"))
     result = {
@@ -50,6 +54,7 @@ def add_result(
         "arm": arm,
         "seed": seed,
         **length,
+        "base_optimizer": base_optimizer,
         "teacher": teacher_name(),
         "architecture": student["architecture"],
         "params": student["params"],
@@ -65,7 +70,7 @@ def add_result(
         "versions": versions(),
         **extra,
     }
-    same = ("domain", "arm", "seed", "steps", "base_steps", "teacher", "architecture", "params")
+    same = ("domain", "arm", "seed", *KIND, "architecture")
     kept = [one for one in _read(out) if any(one[key] != result[key] for key in same)]
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / FILE, json.dumps([*kept, result], indent=1) + "\n")
@@ -109,9 +114,10 @@ def _setting(results: Results) -> str:
     one, seeds = results[-1], len({result["seed"] for result in results})
     return (
         f"{one['architecture']}, {one['params'] / 1e6:.2f} M parameters, {one['saving_vs_image_tower']:.1%} fewer than "
-        f"the teacher's image tower; {one['steps']} steps of {BATCH} from a base of {one['base_steps']}; teacher "
-        f"{one['teacher']}; {seeds} seed(s). {one['machine']['cpu']}, {one['machine']['threads']} threads, "
-        f"GPU: {one['machine']['gpu'] or 'none'}, torch {one['versions']['torch']}, Python {one['versions']['python']}."
+        f"the teacher's image tower; {one['steps']} steps of {BATCH} from a base of {one['base_steps']}, "
+        f"{one['base_optimizer']}; teacher {one['teacher']}; {seeds} seed(s). {one['machine']['cpu']}, "
+        f"{one['machine']['threads']} threads, GPU: {one['machine']['gpu'] or 'none'}, "
+        f"torch {one['versions']['torch']}, Python {one['versions']['python']}."
     )
 
 
@@ -148,12 +154,12 @@ def _sizes(results: Results) -> list[str]:
         "| student | parameters | fewer | teacher | base's steps | steps | domains | real | real - teacher |",
         "|---" * 9 + "|",
     ]
-    for (params, steps, base_steps, edition), chosen in sorted(_of_one_kind(results).items()):
+    for (params, steps, base_steps, optimizer, edition), chosen in sorted(_of_one_kind(results).items()):
         real, teacher = (_mean(chosen, key) for key in ("student_real", "teacher_real"))
         domains = len({one["domain"] for one in chosen})
         rows.append(
             f"| {chosen[0]['architecture']} | {params:,} | {chosen[0]['saving_vs_image_tower']:.1%} | {edition} "
-            f"| {base_steps} | {steps} | {domains} | {real:.1f} | {real - teacher:+.1f} |"
+            f"| {base_steps}, {optimizer} | {steps} | {domains} | {real:.1f} | {real - teacher:+.1f} |"
         )
     return [*rows, "", "![accuracy against parameters](photos-sizes.svg)", ""]
 
@@ -202,11 +208,11 @@ def _largest_table(results: Results) -> Results:
     return max(reversed(_of_one_kind(results).values()), key=len)
 
 
-def _of_one_kind(results: Results) -> dict[tuple[int, int, int, str], Results]:
-    """Results by parameters, steps, the base's steps and the teacher."""
-    groups: dict[tuple[int, int, int, str], Results] = {}
+def _of_one_kind(results: Results) -> dict[tuple[Any, ...], Results]:
+    """Results by :data:`KIND`."""
+    groups: dict[tuple[Any, ...], Results] = {}
     for one in results:
-        groups.setdefault((one["params"], one["steps"], one["base_steps"], one["teacher"]), []).append(one)
+        groups.setdefault(tuple(one[key] for key in KIND), []).append(one)
     return groups
 
 
