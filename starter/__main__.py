@@ -62,7 +62,7 @@ def generator(
 
 @app.command()
 def students(
-    data: Data, work: Work = WORK, preset: Preset = None, steps: StudentSteps = None, views: StudentViews = 1
+    data: Data, work: Work = WORK, preset: Preset = None, steps: StudentSteps = None, views: StudentViews = 2
 ) -> None:
     """Train the base students on unlabelled photos."""
     work.mkdir(parents=True, exist_ok=True)

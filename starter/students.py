@@ -19,8 +19,11 @@ from distillation.runner import run_stage
 from starter.classes import DOMAINS
 from starter.photos import class_names, files_of_classes
 
-STEPS: dict[SizePreset, int] = {"xs": 2500, "s": 1000, "m": 800, "l": 800}
+STEPS: dict[SizePreset, int] = {"xs": 6000, "s": 2000, "m": 2500, "l": 1600}
 """Of each preset on two CPU cores, in the order of training."""
+BATCH = 128
+RATE, LATER_RATE = 1e-2, 5e-3
+"""Muon's, from random weights and from those of another preset (docs/recipes.md)."""
 START: dict[SizePreset, SizePreset] = {"s": "xs"}
 """The preset whose weights another starts from: the same network, at a size where a step costs half as much."""
 
@@ -29,7 +32,7 @@ def train_base_student(data: Path, work: Path, *, preset: SizePreset, steps: int
     """Distil the starter teacher into one preset on unlabelled photos; returns the folder written.
 
     Args:
-        steps: of 256 photos; None: as many as ``STEPS`` says.
+        steps: of ``BATCH`` photos; None: as many as ``STEPS`` says.
         views: of each photo that the teacher looks at, once; long trainings need several.
     """
     steps, photos = steps or STEPS[preset], work / "photos"
@@ -42,8 +45,9 @@ def train_base_student(data: Path, work: Path, *, preset: SizePreset, steps: int
             "domain": {"name": "anything", "classes": ["thing", "other thing"]},
             "student": {"size": preset, "init": "scratch"},
             "training": {
-                "lr": 2e-3,
-                "batch_size": 256,
+                "optimizer": "muon",
+                "lr": LATER_RATE if preset in START else RATE,
+                "batch_size": BATCH,
                 "views": views,
                 "crop_scale": [0.4, 1.0],
                 "seed": seed,
