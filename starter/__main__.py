@@ -14,7 +14,7 @@ from distillation.recipe import SizePreset
 from starter import scores as scoring
 from starter.classes import GENERATED
 from starter.generator import train_starter_generator
-from starter.students import STEPS, train_base_student
+from starter.students import STEPS, VIEWS, train_base_student
 from starter.teacher import train_teacher
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -62,7 +62,7 @@ def generator(
 
 @app.command()
 def students(
-    data: Data, work: Work = WORK, preset: Preset = None, steps: StudentSteps = None, views: StudentViews = 2
+    data: Data, work: Work = WORK, preset: Preset = None, steps: StudentSteps = None, views: StudentViews = VIEWS
 ) -> None:
     """Train the base students on unlabelled photos."""
     work.mkdir(parents=True, exist_ok=True)

@@ -21,9 +21,10 @@ from starter.photos import class_names, files_of_classes
 
 STEPS: dict[SizePreset, int] = {"xs": 6000, "s": 2000, "m": 2500, "l": 1600}
 """Of each preset on two CPU cores, in the order of training."""
-BATCH = 128
-RATE, LATER_RATE = 1e-2, 5e-3
-"""Muon's, from random weights and from those of another preset (docs/recipes.md)."""
+PHOTOS, VIEWS, BATCH = 60_000, 2, 128
+"""At most so many photos, and the usual number of views of each."""
+OPTIMIZER, RATE, LATER_RATE = "muon", 1e-2, 5e-3
+"""With its rates from random weights and from those of another preset (docs/recipes.md)."""
 START: dict[SizePreset, SizePreset] = {"s": "xs"}
 """The preset whose weights another starts from: the same network, at a size where a step costs half as much."""
 
@@ -45,13 +46,13 @@ def train_base_student(data: Path, work: Path, *, preset: SizePreset, steps: int
             "domain": {"name": "anything", "classes": ["thing", "other thing"]},
             "student": {"size": preset, "init": "scratch"},
             "training": {
-                "optimizer": "muon",
+                "optimizer": OPTIMIZER,
                 "lr": LATER_RATE if preset in START else RATE,
                 "batch_size": BATCH,
                 "views": views,
                 "crop_scale": [0.4, 1.0],
                 "seed": seed,
-                "agnostic": {"source": str(photos), "max_images": 60_000, "steps": steps},
+                "agnostic": {"source": str(photos), "max_images": PHOTOS, "steps": steps},
             },
         }
     )

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.photos.arms import ARMS, BATCH, levers
-from benchmarks.photos.bench import BASE_OPTIMIZER, DomainBench
+from benchmarks.photos.bench import DomainBench
 from benchmarks.photos.domains import TUNING, read_domains
 from benchmarks.photos.generator import own_generator
 from benchmarks.photos.judge import Judge
@@ -73,16 +73,7 @@ def main(
                 length: dict[str, float] = {"steps": steps, "base_steps": base_steps}
                 if one.own_generator:
                     length["generator_minutes"] = generator_minutes
-                add_result(
-                    out,
-                    domain=one,
-                    arm=name,
-                    seed=seed,
-                    length=length,
-                    base_optimizer=BASE_OPTIMIZER,
-                    report=report,
-                    extra=extra,
-                )
+                add_result(out, domain=one, arm=name, seed=seed, length=length, report=report, extra=extra)
     write_results(out)
 
 

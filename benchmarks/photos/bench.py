@@ -12,10 +12,7 @@ from benchmarks.photos.arms import LOSSES, REAL, UNTOUCHED
 from benchmarks.photos.domains import OTHERS, PhotoDomain, photos_of
 from benchmarks.stages_here import Inputs, generated_images, merged, stage_folder
 from distillation.recipe import Recipe
-
-BASE_PHOTOS, BASE_VIEWS = 60_000, 2
-BASE_OPTIMIZER, BASE_RATE = "muon", 1e-2
-"""Of the base student; the starter's own learn so too."""
+from starter.students import OPTIMIZER, PHOTOS, RATE, VIEWS
 
 
 class DomainBench:
@@ -39,7 +36,7 @@ class DomainBench:
     ) -> None:
         self._data, self._domain, self._base, self._levers = data, domain, base, levers
         self._shared = work
-        of_base = f"{base['student']['fewer_params']:g}-{base_steps}"
+        of_base = f"{base['student']['fewer_params']:g}-{base_steps}-{OPTIMIZER}"
         length = f"{base['data']['images_per_class']}-{base['training']['steps']}"
         # Students of another generator's images are others: its folder is named by what it is.
         generator = base["data"].get("generator")
@@ -89,12 +86,12 @@ class DomainBench:
         return {name: [self._base_student]}
 
     def _learn_base(self, steps: int, folder: Path) -> tuple[Path, Path]:
-        """The base student's embedded photos and itself: the product's domain-agnostic phase, from scratch."""
+        """The base student's embedded photos and itself: the product's domain-agnostic phase, as the starter's."""
         photos = self._dataset("train", "things", OTHERS)
-        agnostic = {"source": str(photos), "steps": steps, "max_images": BASE_PHOTOS}
-        training = {"optimizer": BASE_OPTIMIZER, "lr": BASE_RATE, "views": BASE_VIEWS, "agnostic": agnostic}
+        agnostic = {"source": str(photos), "steps": steps, "max_images": PHOTOS}
+        training = {"optimizer": OPTIMIZER, "lr": RATE, "views": VIEWS, "agnostic": agnostic}
         changes = {"student": {"init": "scratch"}, "training": training}
-        return self._learn_photos("things", self._recipe(changes), photos, {}, folder)
+        return self._learn_photos(f"things-{VIEWS}-views", self._recipe(changes), photos, {}, folder)
 
     def _learn_photos(self, name: str, recipe: Recipe, photos: Path, start: Inputs, folder: Path) -> tuple[Path, Path]:
         embedded = self._run("embed", name, recipe, {"agnostic_source": [photos]}, folder=self._shared / "embedded")

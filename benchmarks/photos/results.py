@@ -16,6 +16,7 @@ from benchmarks.photos.plots import plot_gap, plot_sizes
 from distillation.plan import STARTER
 from distillation.protocol import file_sha256, versions, write_atomically
 from starter.classes import DOMAINS
+from starter.students import OPTIMIZER
 
 FILE = "photos.json"
 Results = list[dict[str, Any]]
@@ -36,7 +37,6 @@ def add_result(
     arm: str,
     seed: int,
     length: Mapping[str, float],
-    base_optimizer: str,
     report: dict[str, Any],
     extra: dict[str, Any],
 ) -> None:
@@ -44,7 +44,6 @@ def add_result(
 
     Args:
         length: ``steps`` of the student and ``base_steps`` of its base, ``generator_minutes`` of a domain's own one.
-        base_optimizer: what the base student learnt with.
     """
     student, real, synthetic, training = (report[key] for key in ("student", "real", "synthetic", "training"))
     result = {
@@ -54,7 +53,7 @@ def add_result(
         "arm": arm,
         "seed": seed,
         **length,
-        "base_optimizer": base_optimizer,
+        "base_optimizer": OPTIMIZER,
         "teacher": teacher_name(),
         "architecture": student["architecture"],
         "params": student["params"],

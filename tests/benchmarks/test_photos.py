@@ -57,7 +57,7 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
         return results
 
     assert [one["arm"] for one in run(ARMS[:2])] == ARMS[:2]
-    students = tmp_path / "work" / teacher_name() / "96-2-10-2" / "food"
+    students = tmp_path / "work" / teacher_name() / "96-2-muon-10-2" / "food"
     changed = (students / "distil-l2-0" / "student.safetensors").stat().st_mtime_ns
     results = {str(one["arm"]): one for one in run(ARMS)}
     assert list(results) == ARMS
