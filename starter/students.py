@@ -29,6 +29,11 @@ START: dict[SizePreset, SizePreset] = {"s": "xs"}
 """The preset whose weights another starts from: the same network, at a size where a step costs half as much."""
 
 
+def teacher_name() -> str:
+    """The first digits of the sha256 of the starter teacher's weights, which tell its editions apart."""
+    return file_sha256(STARTER / "teacher" / "open_clip_model.safetensors")[:8]
+
+
 def train_base_student(data: Path, work: Path, *, preset: SizePreset, steps: int | None, views: int, seed: int) -> Path:
     """Distil the starter teacher into one preset on unlabelled photos; returns the folder written.
 
@@ -56,7 +61,8 @@ def train_base_student(data: Path, work: Path, *, preset: SizePreset, steps: int
             },
         }
     )
-    out, embedded = work / f"student-{preset}-{steps}-{views}", work / f"embedded-{views}"
+    of_teacher = work / teacher_name()
+    out, embedded = of_teacher / f"student-{preset}-{steps}-{views}", of_teacher / f"embedded-{views}"
     inputs = {"embed": [embedded]}
     if preset in START:
         inputs["earlier"] = [STARTER / "students" / START[preset]]

@@ -20,14 +20,15 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.photos.arms import ARMS, BATCH, levers
+from benchmarks.photos.arms import ARMS, BATCH, RATE, levers
 from benchmarks.photos.bench import DomainBench
 from benchmarks.photos.domains import TUNING, read_domains
 from benchmarks.photos.generator import own_generator
 from benchmarks.photos.judge import Judge
-from benchmarks.photos.results import add_result, teacher_name, write_results
+from benchmarks.photos.results import add_result, write_results
 from benchmarks.stages_here import merged
 from starter.classes import DOMAINS
+from starter.students import teacher_name
 
 
 def main(
@@ -41,6 +42,7 @@ def main(
     images_per_class: Annotated[int, typer.Option(min=10)] = 300,
     generator_minutes: Annotated[float, typer.Option(min=0.01, help="Training of the generator of places.")] = 22,
     fewer_params: Annotated[float, typer.Option(help="Per cent fewer parameters than the teacher's tower.")] = 92,
+    image_size: Annotated[int, typer.Option(min=16, help="What students see, in pixels; photos have 64.")] = 64,
     work: Annotated[Path, typer.Option(help="Images and students; what is there is used.")] = Path("build/photos"),
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
 ) -> None:
@@ -51,13 +53,13 @@ def main(
         known = ", ".join([*ARMS, *changed])
         raise typer.BadParameter(f"no arm or lever {unknown[0]!r}; there are {known}", param_hint="--arm")
     base: dict[str, Any] = {
-        "student": {"fewer_params": fewer_params},
+        "student": {"fewer_params": fewer_params, "image_size": image_size},
         "data": {
             "images_per_class": images_per_class,
             "filter": {"max_attempts": 20},
             "prompts": {"dimensions": {"setting": ["in bright light", "at night", "white background", "in daylight"]}},
         },
-        "training": {"batch_size": BATCH, "steps": steps},
+        "training": {"batch_size": BATCH, "lr": RATE, "steps": steps},
     }
     for one in read_domains(data, domain or ([TUNING] if only_levers else list(DOMAINS))):
         recipe = base

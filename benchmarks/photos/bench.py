@@ -12,7 +12,10 @@ from benchmarks.photos.arms import LOSSES, REAL, UNTOUCHED
 from benchmarks.photos.domains import OTHERS, PhotoDomain, photos_of
 from benchmarks.stages_here import Inputs, generated_images, merged, stage_folder
 from distillation.recipe import Recipe
-from starter.students import OPTIMIZER, PHOTOS, RATE, VIEWS
+from starter.students import LATER_RATE, OPTIMIZER, PHOTOS, RATE, VIEWS
+
+BASE_SIZE, LATER_SHARE = 64, 0.2
+"""Base students of more pixels learn at the photos' own 64 first, where a step costs less, then so many steps more."""
 
 
 class DomainBench:
@@ -36,7 +39,7 @@ class DomainBench:
     ) -> None:
         self._data, self._domain, self._base, self._levers = data, domain, base, levers
         self._shared = work
-        of_base = f"{base['student']['fewer_params']:g}-{base_steps}-{OPTIMIZER}"
+        of_base = self._name_of_base(base_steps, base["student"]["image_size"])
         length = f"{base['data']['images_per_class']}-{base['training']['steps']}"
         # Students of another generator's images are others: its folder is named by what it is.
         generator = base["data"].get("generator")
@@ -44,7 +47,7 @@ class DomainBench:
         self._work = work / f"{of_base}-{length}" / images_of
         self.measured = self._dataset(domain.split, domain.name, domain.labels)
         self.recipe = self._recipe({})
-        self._base_photos, self._base_student = self._learn_base(base_steps, work / f"base-{of_base}")
+        self._base_photos, self._base_student = self._learn_base(base_steps)
 
     def student(self, arm: str, seed: int) -> Path:
         """The folder of the student of an arm or a lever."""
@@ -85,13 +88,25 @@ class DomainBench:
     def _start(self, name: str) -> Inputs:
         return {name: [self._base_student]}
 
-    def _learn_base(self, steps: int, folder: Path) -> tuple[Path, Path]:
+    def _name_of_base(self, steps: int, image_size: int) -> str:
+        return f"{self._base['student']['fewer_params']:g}-{image_size}px-{steps}-{OPTIMIZER}"
+
+    def _learn_base(self, steps: int) -> tuple[Path, Path]:
         """The base student's embedded photos and itself: the product's domain-agnostic phase, as the starter's."""
-        photos = self._dataset("train", "things", OTHERS)
-        agnostic = {"source": str(photos), "steps": steps, "max_images": PHOTOS}
-        training = {"optimizer": OPTIMIZER, "lr": RATE, "views": VIEWS, "agnostic": agnostic}
-        changes = {"student": {"init": "scratch"}, "training": training}
-        return self._learn_photos(f"things-{VIEWS}-views", self._recipe(changes), photos, {}, folder)
+        photos, wanted = self._dataset("train", "things", OTHERS), self._base["student"]["image_size"]
+
+        def learn(image_size: int, length: int, rate: float, start: Inputs) -> tuple[Path, Path]:
+            agnostic = {"source": str(photos), "steps": length, "max_images": PHOTOS}
+            training = {"optimizer": OPTIMIZER, "lr": rate, "views": VIEWS, "agnostic": agnostic}
+            student = {"init": "scratch", "image_size": image_size}
+            folder = self._shared / f"base-{self._name_of_base(steps, image_size)}"
+            recipe = self._recipe({"student": student, "training": training})
+            return self._learn_photos(f"things-{VIEWS}-views", recipe, photos, start, folder)
+
+        first = learn(min(wanted, BASE_SIZE), steps, RATE, {})
+        if wanted <= BASE_SIZE:
+            return first
+        return learn(wanted, max(1, round(LATER_SHARE * steps)), LATER_RATE, {"earlier": [first[1]]})
 
     def _learn_photos(self, name: str, recipe: Recipe, photos: Path, start: Inputs, folder: Path) -> tuple[Path, Path]:
         embedded = self._run("embed", name, recipe, {"agnostic_source": [photos]}, folder=self._shared / "embedded")

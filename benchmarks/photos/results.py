@@ -5,29 +5,21 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import console, machine
-from benchmarks.photos.arms import ARMS, BATCH
+from benchmarks.photos.arms import ARMS, BATCH, BEST, RATE
 from benchmarks.photos.domains import TUNING, PhotoDomain
 from benchmarks.photos.plots import plot_gap, plot_sizes
-from distillation.plan import STARTER
-from distillation.protocol import file_sha256, versions, write_atomically
+from distillation.protocol import versions, write_atomically
 from starter.classes import DOMAINS
-from starter.students import OPTIMIZER
+from starter.students import OPTIMIZER, teacher_name
 
 FILE = "photos.json"
 Results = list[dict[str, Any]]
-KIND = ("params", "steps", "base_steps", "base_optimizer", "teacher")
+KIND = ("params", "image_size", "steps", "rate", "base_steps", "base_optimizer", "teacher")
 """What the results of one table have in common."""
-
-
-@cache
-def teacher_name() -> str:
-    """The first digits of the sha256 of the starter teacher's weights, which tell its editions apart."""
-    return file_sha256(STARTER / "teacher" / "open_clip_model.safetensors")[:8]
 
 
 def add_result(
@@ -53,10 +45,12 @@ def add_result(
         "arm": arm,
         "seed": seed,
         **length,
+        "rate": RATE,
         "base_optimizer": OPTIMIZER,
         "teacher": teacher_name(),
         "architecture": student["architecture"],
         "params": student["params"],
+        "image_size": student["image_size"],
         "saving_vs_image_tower": student["saving_vs_image_tower"],
         "photos": real["images"],
         "teacher_real": real["teacher"]["acc1"],
@@ -88,12 +82,12 @@ def write_results(out: Path) -> None:
 
 
 def page(results: Results) -> str:
-    """The page in Markdown: a table for each domain and of their mean, one of student sizes, one of levers."""
+    """The page in Markdown: a table for each domain and of their mean, one of all students, one of levers."""
     lines = ["# Students on real photos", "", *_explanation(), ""]
     if measured := [one for one in results if one["domain"] in DOMAINS]:
         lines += _domains(_largest_table(measured))
-    if of_l2 := [one for one in measured if one["arm"] == "l2"]:
-        lines += _sizes(of_l2)
+    if of_kinds := [one for one in measured if one["arm"] in ("l2", BEST)]:
+        lines += _kinds(of_kinds)
     if tried := [one for one in results if one["domain"] == TUNING]:
         lines += _levers(_largest_table(tried))
     return "\n".join(lines)
@@ -112,11 +106,11 @@ def _explanation() -> list[str]:
 def _setting(results: Results) -> str:
     one, seeds = results[-1], len({result["seed"] for result in results})
     return (
-        f"{one['architecture']}, {one['params'] / 1e6:.2f} M parameters, {one['saving_vs_image_tower']:.1%} fewer than "
-        f"the teacher's image tower; {one['steps']} steps of {BATCH} from a base of {one['base_steps']}, "
-        f"{one['base_optimizer']}; teacher {one['teacher']}; {seeds} seed(s). {one['machine']['cpu']}, "
-        f"{one['machine']['threads']} threads, GPU: {one['machine']['gpu'] or 'none'}, "
-        f"torch {one['versions']['torch']}, Python {one['versions']['python']}."
+        f"{one['architecture']} at {one['image_size']} pixels, {one['params'] / 1e6:.2f} M parameters, "
+        f"{one['saving_vs_image_tower']:.1%} fewer than the teacher's image tower; {one['steps']} steps of {BATCH} at "
+        f"rate {one['rate']:g} from a base of {one['base_steps']}, {one['base_optimizer']}; teacher {one['teacher']}; "
+        f"{seeds} seed(s). {one['machine']['cpu']}, {one['machine']['threads']} threads, "
+        f"GPU: {one['machine']['gpu'] or 'none'}, torch {one['versions']['torch']}, Python {one['versions']['python']}."
     )
 
 
@@ -147,19 +141,25 @@ def _domains(results: Results) -> list[str]:
     return [*lines, "![accuracy on synthetic images against accuracy on real photos](photos-gap.svg)", ""]
 
 
-def _sizes(results: Results) -> list[str]:
-    rows = ["## Student sizes, `l2`", ""]
-    rows += [
-        "| student | parameters | fewer | teacher | base's steps | steps | domains | real | real - teacher |",
-        "|---" * 9 + "|",
+def _kinds(results: Results) -> list[str]:
+    """A row for every student, length, base and teacher that the paper's arm was run with."""
+    rows = [
+        "## All students, mean over the domains",
+        "",
+        "| student | pixels | parameters | fewer | teacher | base's steps | steps, rate | domains | "
+        "`l2`: real | real - teacher | `best`: real | real - teacher |",
+        "|---" * 12 + "|",
     ]
-    for (params, steps, base_steps, optimizer, edition), chosen in sorted(_of_one_kind(results).items()):
-        real, teacher = (_mean(chosen, key) for key in ("student_real", "teacher_real"))
-        domains = len({one["domain"] for one in chosen})
-        rows.append(
-            f"| {chosen[0]['architecture']} | {params:,} | {chosen[0]['saving_vs_image_tower']:.1%} | {edition} "
-            f"| {base_steps}, {optimizer} | {steps} | {domains} | {real:.1f} | {real - teacher:+.1f} |"
-        )
+    for _, chosen in sorted(_of_one_kind(results).items()):
+        one = chosen[0]
+        cells = [one["architecture"], one["image_size"], f"{one['params']:,}", f"{one['saving_vs_image_tower']:.1%}"]
+        cells += [one["teacher"], f"{one['base_steps']}, {one['base_optimizer']}", f"{one['steps']}, {one['rate']:g}"]
+        cells.append(", ".join(dict.fromkeys(result["domain"] for result in chosen)))
+        for arm in ("l2", BEST):
+            of_arm = [result for result in chosen if result["arm"] == arm]
+            real, teacher = ((_mean(of_arm, key) if of_arm else None) for key in ("student_real", "teacher_real"))
+            cells += ["", ""] if real is None or teacher is None else [f"{real:.1f}", f"{real - teacher:+.1f}"]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     return [*rows, "", "![accuracy against parameters](photos-sizes.svg)", ""]
 
 
@@ -203,8 +203,9 @@ def _mean(results: Results, key: str) -> float:
 
 
 def _largest_table(results: Results) -> Results:
-    """The results of the student, lengths and teacher that most arms were run with; the latest of several such."""
-    return max(reversed(_of_one_kind(results).values()), key=len)
+    """Of the latest teacher: the results of the student and lengths that most arms were run with."""
+    of_teacher = [one for one in results if one["teacher"] == results[-1]["teacher"]]
+    return max(reversed(_of_one_kind(of_teacher).values()), key=len)
 
 
 def _of_one_kind(results: Results) -> dict[tuple[Any, ...], Results]:

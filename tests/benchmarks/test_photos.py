@@ -13,17 +13,17 @@ import pytest
 from PIL import Image
 
 from benchmarks.photos import __main__ as photos
-from benchmarks.photos.arms import LOSSES, levers
+from benchmarks.photos.arms import LOSSES, RATE, levers
 from benchmarks.photos.domains import LABELS, OTHERS, TUNING, read_domains
 from benchmarks.photos.generator import own_generator
 from benchmarks.photos.results import page as photos_page
-from benchmarks.photos.results import teacher_name
 from benchmarks.stages_here import merged
 from distillation.datasets import read_info
 from distillation.generator_recipe import GeneratorRecipe, classes_of
 from distillation.recipe import Recipe, Training
 from distillation.taught_classes import taught_classes
 from starter.classes import DOMAINS, GENERATED
+from starter.students import teacher_name
 
 ARMS = ["l2", "contrastive", "half photos", "real photos", "base student"]
 
@@ -50,16 +50,19 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("benchmarks.photos.corruptions.CORRUPTIONS", ("brightness", "pixelate"))
     out = tmp_path / "results"
 
-    def run(arms: list[str]) -> list[dict[str, object]]:
-        options = {"seeds": 1, "steps": 2, "base_steps": 2, "images_per_class": 10, "fewer_params": 96.0}
+    def run(arms: list[str], **more: int) -> list[dict[str, object]]:
+        options = {**more, "seeds": 1, "steps": 2, "base_steps": 2, "images_per_class": 10, "fewer_params": 96.0}
         photos.main(tmp_path, ["food"], arms, False, generator_minutes=1, **options, work=tmp_path / "work", out=out)  # type: ignore[arg-type]
         results: list[dict[str, object]] = json.loads((out / "photos.json").read_text(encoding="utf-8"))
         return results
 
     assert [one["arm"] for one in run(ARMS[:2])] == ARMS[:2]
-    students = tmp_path / "work" / teacher_name() / "96-2-muon-10-2" / "food"
+    students = tmp_path / "work" / teacher_name() / "96-64px-2-muon-10-2" / "food"
     changed = (students / "distil-l2-0" / "student.safetensors").stat().st_mtime_ns
-    results = {str(one["arm"]): one for one in run(ARMS)}
+    assert run(["base student"], image_size=96)[-1]["image_size"] == 96
+    base = tmp_path / "work" / teacher_name() / "base-96-96px-2-muon" / "agnostic-things-2-views" / "student.json"
+    assert json.loads(base.read_text(encoding="utf-8"))["init"] == "agnostic", "it goes on from 64 pixels"
+    results = {str(one["arm"]): one for one in run(ARMS) if one["image_size"] == 64}
     assert list(results) == ARMS
     assert (students / "distil-l2-0" / "student.safetensors").stat().st_mtime_ns == changed, "nothing is made twice"
     weights = {arm: results[arm]["student_synthetic"] for arm in ARMS}
@@ -121,7 +124,7 @@ def test_a_lever_changes_one_thing_and_is_a_recipe() -> None:
     base = {
         "domain": {"name": "d", "classes": ["a", "b"]},
         "data": {"prompts": {"dimensions": {"light": ["dim"]}}},
-        "training": {"steps": 10},
+        "training": {"steps": 10, "lr": RATE},
     }
     plain = Recipe.model_validate(base)
     for name, changes in levers(100, 10).items():

@@ -18,6 +18,7 @@ def test_s_starts_from_the_weights_of_xs(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(students, "STEPS", {"s": 1})
     monkeypatch.setattr(students, "STARTER", tmp_path / "weights")
     shutil.copytree(STARTER / "students" / "xs", tmp_path / "weights" / "students" / "xs")
+    (tmp_path / "weights" / "teacher").symlink_to(STARTER.absolute() / "teacher")
     made = students.train_base_student(tmp_path, tmp_path / "work", preset="s", steps=None, views=2, seed=0)
     described = json.loads((made / "student.json").read_text(encoding="utf-8"))
     assert (described["init"], described["image_size"]) == ("agnostic", 96)
