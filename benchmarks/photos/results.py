@@ -75,7 +75,7 @@ def write_results(out: Path) -> None:
     measured = [one for one in results if one["domain"] in DOMAINS]
     write_atomically(out / "photos.md", page(results))
     if measured:
-        plot_gap(_largest_table(measured), out / "photos-gap.svg")
+        plot_gap(_latest_table(measured), out / "photos-gap.svg")
     if of_l2 := [one for one in measured if one["arm"] == "l2"]:
         plot_sizes([one for one in of_l2 if one["teacher"] == of_l2[-1]["teacher"]], out / "photos-sizes.svg")
     console.print(f"written: {out / FILE}, {out / 'photos.md'} and its plots")
@@ -85,7 +85,7 @@ def page(results: Results) -> str:
     """The page in Markdown: a table for each domain and of their mean, one of all students, one of levers."""
     lines = ["# Students on real photos", "", *_explanation(), ""]
     if measured := [one for one in results if one["domain"] in DOMAINS]:
-        lines += _domains(_largest_table(measured))
+        lines += _domains(_latest_table(measured))
     if of_kinds := [one for one in measured if one["arm"] in ("l2", BEST)]:
         lines += _kinds(of_kinds)
     if tried := [one for one in results if one["domain"] == TUNING]:
@@ -202,10 +202,14 @@ def _mean(results: Results, key: str) -> float:
     return 100 * statistics.fmean(one[key] for one in results)
 
 
+def _latest_table(results: Results) -> Results:
+    """The largest table of the latest teacher."""
+    return _largest_table([one for one in results if one["teacher"] == results[-1]["teacher"]])
+
+
 def _largest_table(results: Results) -> Results:
-    """Of the latest teacher: the results of the student and lengths that most arms were run with."""
-    of_teacher = [one for one in results if one["teacher"] == results[-1]["teacher"]]
-    return max(reversed(_of_one_kind(of_teacher).values()), key=len)
+    """The results of the student, lengths and teacher that most arms were run with; the latest of several such."""
+    return max(reversed(_of_one_kind(results).values()), key=len)
 
 
 def _of_one_kind(results: Results) -> dict[tuple[Any, ...], Results]:
