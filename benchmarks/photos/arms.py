@@ -12,7 +12,7 @@ from benchmarks.stages_here import DEMO
 from distillation.recipe import load_recipe
 
 BATCH, RATE = 128, 2e-3
-"""Of every arm; the rate is the one of two that paid on animals' training photos (docs/recipes.md)."""
+"""Of every arm; twice the rate of before paid on animals' training photos (docs/recipes.md)."""
 CLIP_KD_GD = 1e8 * (BATCH / 1024) ** 2
 """Its weight at this batch size, see ``models.losses.gd``."""
 

@@ -19,7 +19,7 @@ from starter.students import OPTIMIZER, teacher_name
 FILE = "photos.json"
 Results = list[dict[str, Any]]
 KIND = ("params", "image_size", "steps", "rate", "base_steps", "base_optimizer", "teacher")
-"""What the results of one table have in common."""
+"""What the results of one table have in common; the rate is that of arms and levers which name none."""
 
 
 def add_result(
@@ -86,8 +86,8 @@ def page(results: Results) -> str:
     lines = ["# Students on real photos", "", *_explanation(), ""]
     if measured := [one for one in results if one["domain"] in DOMAINS]:
         lines += _domains(_latest_table(measured))
-    if of_kinds := [one for one in measured if one["arm"] in ("l2", BEST)]:
-        lines += _kinds(of_kinds)
+    if compared := [one for one in measured if one["arm"] in ("l2", BEST)]:
+        lines += _kinds(compared)
     if tried := [one for one in results if one["domain"] == TUNING]:
         lines += _levers(_largest_table(tried))
     return "\n".join(lines)
@@ -142,7 +142,7 @@ def _domains(results: Results) -> list[str]:
 
 
 def _kinds(results: Results) -> list[str]:
-    """A row for every student, length, base and teacher that the paper's arm was run with."""
+    """A row for every student, length, base and teacher: how the paper's loss and the shipped one do."""
     rows = [
         "## All students, mean over the domains",
         "",
@@ -156,9 +156,11 @@ def _kinds(results: Results) -> list[str]:
         cells += [one["teacher"], f"{one['base_steps']}, {one['base_optimizer']}", f"{one['steps']}, {one['rate']:g}"]
         cells.append(", ".join(dict.fromkeys(result["domain"] for result in chosen)))
         for arm in ("l2", BEST):
-            of_arm = [result for result in chosen if result["arm"] == arm]
-            real, teacher = ((_mean(of_arm, key) if of_arm else None) for key in ("student_real", "teacher_real"))
-            cells += ["", ""] if real is None or teacher is None else [f"{real:.1f}", f"{real - teacher:+.1f}"]
+            if not (of_arm := [result for result in chosen if result["arm"] == arm]):
+                cells += ["", ""]
+                continue
+            real, teacher = (_mean(of_arm, key) for key in ("student_real", "teacher_real"))
+            cells += [f"{real:.1f}", f"{real - teacher:+.1f}"]
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return [*rows, "", "![accuracy against parameters](photos-sizes.svg)", ""]
 
