@@ -41,7 +41,7 @@ check: setup  ## Lint, types and import contracts
 	$(BIN)/lint-imports
 
 test: check  ## Lint, types, import contracts and every test, in two processes (each starts its own PostgreSQL and Redis)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: bench-distil bench-generate bench-images bench-teacher bench-scale bench-time-to-accuracy bench-students bench-cold-start  ## All benchmarks
 
@@ -60,7 +60,7 @@ bench-images: setup  ## Readers of training images, and the import of photos, ag
 bench-teacher: setup  ## open_clip's encode_image against our teacher features, and what more views cost
 	$(BIN)/python -m benchmarks.teacher
 
-bench-views: setup  ## What 1, 2, 4 and 8 views of each image give a student (DATA adds real photos)
+bench-views: setup  ## What 1, 2, 4, 8 and 16 views of each image give a student (DATA adds real photos)
 	$(BIN)/python -m benchmarks.views $(if $(DATA),--data $(DATA))
 
 bench-optimizers: setup  ## AdamW and Muon on photos and on synthetic images, from random weights and from a base student (DATA: folder of Tiny ImageNet)

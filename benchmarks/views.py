@@ -1,4 +1,4 @@
-"""What more cached views of each image give: the demo's job with 1, 2, 4 and 8 of them, all else equal.
+"""What more cached views of each image give: the demo's job with 1, 2, 4, 8 and 16 of them, all else equal.
 
     python -m benchmarks.views [--data DIR] [--views 1 --views 4 ...] [--images-per-class 300] [--steps 300] [--seeds 1]
 
@@ -21,7 +21,7 @@ from benchmarks.harness import console, print_table, write_json
 from benchmarks.photos.domains import LABELS, photos_of
 from benchmarks.stages_here import demo_recipe, generated_images, measured_student
 
-VIEWS = [1, 2, 4, 8]
+VIEWS = [1, 2, 4, 8, 16]
 COLUMNS = {"synthetic": "held-out synthetic images, %"}
 WITH_PHOTOS = {
     **COLUMNS,

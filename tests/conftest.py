@@ -20,11 +20,17 @@ from state.database import make_engine
 from state.migrate import upgrade
 from tests.servers import postgres_server, redis_server, s3_server
 
+LONG = ("benchmarks", "distillation", "workers")
+"""Folders of long tests. They come first: with short ones at the end, no process of `make test` waits for another."""
 NUMBERS = count()
 S3_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 _forkserver = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
 _preloaded: set[int] = set()
 """Process ids of the forkservers that have imported what the real stages need."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 @pytest.fixture(scope="session")

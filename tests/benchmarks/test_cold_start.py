@@ -25,6 +25,7 @@ def each_once(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     return seconds
 
 
+@pytest.mark.usefixtures("preloaded_stages")
 def test_all_arms_do_the_same_job_and_the_service_does_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "OUT", tmp_path)
     monkeypatch.setattr(cold_start, "interleaved", each_once)

@@ -23,6 +23,7 @@ from models.students import build_student, student_config
 from tests.distillation import ranks
 from tests.distillation.training_folders import request, training_recipe
 
+pytestmark = pytest.mark.usefixtures("preloaded_stages")
 ENTRY = f"{__name__}:two_processes"
 WAIT_SECONDS = 240
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import signal
-import subprocess
-import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +18,14 @@ from torch import Tensor
 from distillation.protocol import INTERRUPTED, Interrupted, Reporter, Request, StageError, is_whole
 from distillation.recipe import Recipe
 from distillation.sampling_plan import image_seed
+from distillation.stage_process import StageProcess
 from distillation.stages import generate, prompts
 from distillation.views import apply_views, whole_views
 from models.sampling import Sampler
 from models.teachers import load_teacher
 
 CLASSES = ["goldfish", "trolleybus", "lemon"]
+WAIT_SECONDS = 120
 OUTPUTS = [
     "features.npy", "holdout.npy", "images.jsonl", "images.tar", "labels.npy", "pixels.npy", "samples", "samples.json",
     "views.npy",
@@ -63,6 +62,12 @@ def make_request(recipe: Recipe, folder: Path, shard: int = 0) -> Request:
 def events(report: Reporter) -> list[dict[str, Any]]:
     assert isinstance(report.stream, io.StringIO)
     return [json.loads(line) for line in report.stream.getvalue().splitlines()]
+
+
+def line_of(child: StageProcess) -> str:
+    line = child.line(WAIT_SECONDS)
+    assert line is not None, child.stderr_tail
+    return line
 
 
 def file_bytes(out: Path) -> dict[str, bytes]:
@@ -226,27 +231,29 @@ def test_an_interrupted_shard_goes_on_to_the_same_files(
     assert file_bytes(broken.out) == file_bytes(whole.out)
 
 
+@pytest.mark.usefixtures("preloaded_stages")
 def test_sigterm_stops_a_real_child_and_a_second_one_goes_on(
     sd_folder: Path, teacher_folder: Path, tmp_path: Path
 ) -> None:
     recipe = make_recipe(sd_folder, teacher_folder, images_per_class=32, shard_size=96)
     request = make_request(recipe, tmp_path)
-    request.write(request.out / "request.json")
-    command = [sys.executable, "-m", "distillation", "stage", str(request.out / "request.json")]
+    order = tmp_path / "request.json"
+    request.write(order)
 
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
-        assert child.stdout is not None
-        before = json.loads(child.stdout.readline())["done"]
-        child.send_signal(signal.SIGTERM)
-        child.stdout.read()
-    assert child.returncode == INTERRUPTED
+    child = StageProcess(order)
+    before = json.loads(line_of(child))["done"]
+    child.stop(WAIT_SECONDS)
+    child.close()
+    assert child.exit_status() == INTERRUPTED
     assert 0 < before < 96
     assert not (request.out / "manifest.json").exists()
 
-    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    lines = [json.loads(line) for line in finished.stdout.splitlines()]
+    child = StageProcess(order)
+    lines = [json.loads(line_of(child))]
+    while lines[-1]["event"] != "done":
+        lines.append(json.loads(line_of(child)))
+    child.close()
     assert lines[0]["done"] > before, "the first child's images were kept"
-    assert lines[-1]["event"] == "done"
     assert lines[-1]["summary"]["images"] == 96
     manifest = json.loads((request.out / "manifest.json").read_text())
     assert {Path(item["name"]).parts[0] for item in manifest["files"]} == set(OUTPUTS)
