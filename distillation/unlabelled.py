@@ -83,7 +83,7 @@ def _contents(path: str, file: BinaryIO) -> Iterator[bytes]:
             if member.isfile() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
                 content = archive.extractfile(member)
                 if content is not None:
-                    yield content.read(min(member.size, MAX_FILE_BYTES) + 1)
+                    yield content.read(MAX_FILE_BYTES + 1)
 
 
 def _parquet_contents(file: BinaryIO) -> Iterator[bytes]:
