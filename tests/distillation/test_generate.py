@@ -250,10 +250,12 @@ def test_sigterm_stops_a_real_child_and_a_second_one_goes_on(
 
     child = StageProcess(order)
     lines = [json.loads(line_of(child))]
-    while lines[-1]["event"] != "done":
-        lines.append(json.loads(line_of(child)))
+    while (line := child.line(WAIT_SECONDS)) is not None:
+        lines.append(json.loads(line))
     child.close()
+    assert child.exit_status() == 0, child.stderr_tail
     assert lines[0]["done"] > before, "the first child's images were kept"
+    assert lines[-1]["event"] == "done"
     assert lines[-1]["summary"]["images"] == 96
     manifest = json.loads((request.out / "manifest.json").read_text())
     assert {Path(item["name"]).parts[0] for item in manifest["files"]} == set(OUTPUTS)
