@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.v2 import functional as transforms
 
-from benchmarks.made_images import smooth_images, write_shard
+from benchmarks.made_images import made_photos, write_shard
 from distillation.corpus import Corpus
 from distillation.jpeg import encoder
 from distillation.trainer import TeacherFacts
@@ -28,7 +28,7 @@ STORED, VIEWS = 256, 4
 def write_corpus(folder: Path, side: int, width: int, holdout: int) -> Path:
     """A shard of :data:`STORED` training images and ``holdout`` others, which compress as photos do."""
     count = STORED + holdout
-    write_shard(folder, smooth_images(count, side, side).numpy(), VIEWS, width)
+    write_shard(folder, made_photos(count, side, side).numpy(), VIEWS, width)
     np.save(folder / "labels.npy", np.zeros(count, np.int32))
     np.save(folder / "holdout.npy", np.arange(count) >= STORED)
     return folder

@@ -80,7 +80,12 @@ def main(
 
         autocast = device.type == "cpu" and bf16_is_native(device)
 
+        def fresh() -> Path:
+            """A folder for one round: to write over a file costs milliseconds, which no job pays."""
+            return Path(tempfile.mkdtemp(dir=out))
+
         def plain(at_once: int, kind: str = "png", tuned: bool = False) -> None:
+            written = fresh()
             for start in range(0, images, at_once):
                 with torch.autocast(device.type, torch.bfloat16, enabled=tuned and autocast):
                     made = (tuned_peer if tuned else peer)(
@@ -90,10 +95,10 @@ def main(
                         generator=[torch.Generator(device).manual_seed(s) for s in seeds[start : start + at_once]],
                     ).images
                 for i, image in enumerate(made):
-                    image.save(out / f"{start + i:08d}.{kind}", quality=QUALITY)
+                    image.save(written / f"{start + i:08d}.{kind}", quality=QUALITY)
 
         def ours(with_sampler: Sampler) -> None:
-            with JpegWriter(out / "images.tar") as writer:
+            with JpegWriter(fresh() / "images.tar") as writer:
                 for start, made in batches(with_sampler):
                     writer.put(range(start, start + len(made)), made)
 

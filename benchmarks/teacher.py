@@ -46,7 +46,7 @@ from benchmarks.harness import (
     synchronize,
     write_json,
 )
-from benchmarks.made_images import smooth_images
+from benchmarks.made_images import made_photos
 from distillation.embedding import Embedder
 from distillation.recipe import Training
 from distillation.views import apply_views
@@ -76,7 +76,7 @@ def main(
         teacher = load_teacher(str(folder), device=device)
         embedder = Embedder(teacher, [["a photo"]], on_halved=lambda _size: None)
     side = round(teacher.image_size * 8 / 7)
-    stored = smooth_images(images, side, side).to(device)
+    stored = made_photos(images, side, side).to(device)
 
     def ours(count: int = views) -> tuple[Tensor, Tensor]:
         return embedder.views(stored, embedder.whole(stored), range(images), Training.model_validate({"views": count}))

@@ -18,6 +18,7 @@ from PIL import Image
 
 QUALITY = 90
 WAITING_BATCHES = 4
+BUFFER_BYTES = 2**18
 BLOCK = 512
 NAME, SIZE, CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 154)
 """Of a tar header, the fields that differ between members. USTAR: a sum over all bytes, its own field as spaces."""
@@ -70,9 +71,9 @@ class JpegWriter:
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
-        self._file = path.open("r+b" if offset else "w+b", buffering=0)
-        self._file.truncate(offset)
+        self._file = path.open("r+b" if offset else "w+b", BUFFER_BYTES)
         self._file.seek(offset)
+        self._file.truncate()
         self._encode = encoder()
         self._queue: queue.Queue[tuple[Sequence[int], NDArray[np.uint8]] | None] = queue.Queue(WAITING_BATCHES)
         self._error: BaseException | None = None
@@ -88,6 +89,7 @@ class JpegWriter:
         """Wait until everything queued is on disk; returns the file's length so far."""
         self._queue.join()
         self._raise()
+        self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
@@ -98,7 +100,7 @@ class JpegWriter:
         try:
             if finish:
                 self._raise()
-                self._write([bytes(2 * BLOCK)])
+                self._file.write(bytes(2 * BLOCK))
         finally:
             self._file.close()
 
@@ -125,12 +127,4 @@ class JpegWriter:
         self._queue.task_done()
 
     def _append(self, index: int, data: bytes) -> None:
-        self._write([member_header(index, len(data)), data, bytes(-len(data) % BLOCK)])
-
-    def _write(self, parts: list[bytes]) -> None:
-        """All parts in one call to the system, without a copy of them; the rest, should it take less, in more calls."""
-        written = os.writev(self._file.fileno(), parts)
-        if written < sum(map(len, parts)):
-            rest = memoryview(b"".join(parts))[written:]
-            while rest:
-                rest = rest[self._file.write(rest) or 0 :]
+        self._file.write(member_header(index, len(data)) + data + bytes(-len(data) % BLOCK))

@@ -64,7 +64,8 @@ def folder_source(folder: Path) -> PhotoSource:
         for path, label in zip(paths, labels, strict=True):
             try:
                 with (folder / path).open("rb") as file:
-                    yield Photo(str(path), label, file.read(MAX_FILE_BYTES + 1))
+                    size = os.fstat(file.fileno()).st_size  # Python sets aside as much as is asked for
+                    yield Photo(str(path), label, file.read(min(size, MAX_FILE_BYTES) + 1))
             except OSError as error:
                 yield Photo(str(path), label, b"", f"cannot be read: {error.strerror}")
 

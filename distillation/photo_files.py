@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -27,6 +28,8 @@ LARGE_PIXELS, LARGE_DECODED_PIXELS = 16_000_000, 4_000_000
 # Said in our own words, for a lower limit. Filters are the process's: a filter for each photo is not for threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _large_photo = threading.Lock()
+BICUBIC = ResizeAlg.convolution(FilterType.catmull_rom)
+"""Pillow's, and open_clip's when it evaluates; antialiased: its support grows with the pixels that become one."""
 
 
 class PhotoRejected(ValueError):
@@ -82,7 +85,7 @@ def short_side(content: bytes) -> int:
 
 
 def decode_square(content: bytes, side: int) -> NDArray[np.uint8]:
-    """Decode, honour the EXIF orientation, cut the centre square, resize it (bilinear, antialiased).
+    """Decode, honour the EXIF orientation, cut the centre square, resize it (bicubic, antialiased).
 
     Returns:
         uint8 of shape ``(side, side, 3)``, RGB.
@@ -111,8 +114,10 @@ def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2
-    box: tuple[int, int, int, int] | None = (left, top, left + short, top + short)
     if image.mode != "RGB":  # cut first, so that one band of a panorama is converted and not all of it
-        image, box = image.crop(box).convert("RGB"), None
-    # Whole pixels are averaged first where several become one: twice as fast, within a grey level of without.
-    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=1.0))
+        image = image.crop((left, top, left + short, top + short)).convert("RGB")
+        left = top = 0
+    square = Image.new("RGB", (side, side))
+    # Pillow's own resize gives the same pixels within one grey level, in five times the time.
+    Resizer().resize_pil(image, square, ResizeOptions(BICUBIC, crop_box=CropBox(left, top, short, short)))
+    return np.asarray(square)

@@ -15,7 +15,7 @@ from distillation.photo_archives import unique_classes
 from distillation.photo_files import Photo, PhotoSource
 
 MAX_ROW_GROUP_BYTES = 2 * 2**30
-READ_ROWS = 8
+READ_ROWS = 2
 CLASSES_FILE = "classes.tsv"
 UNNAMED_HINT = (
     f"upload a zip holding the parquet files and {CLASSES_FILE} (tab-separated columns 'label' and 'names'), "

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from distillation.errors import DatasetError
 from distillation.photo_decoding import decode_photos
 from distillation.photo_files import MAX_FILE_BYTES, Photo
+from distillation.photo_tables import READ_ROWS
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-READ_ROWS = 32
 READ_BYTES = 2**18
 """tarfile's own 10 KB take a photo of some megabytes half as long again as these."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.full_size import pipelines
-from benchmarks.made_images import smooth_images
+from benchmarks.made_images import made_photos
 from distillation.jpeg import encode_with_pillow
 from distillation.recipe import Recipe
 
@@ -81,7 +81,7 @@ def differences(amounts: Amounts) -> list[str]:
 def write_photos(folder: Path, count: int) -> Path:
     """JPEG files in one webdataset tar file."""
     width, height = PHOTO_SIZE
-    few = [encode_with_pillow(image) for image in smooth_images(DISTINCT, height, width).numpy()]
+    few = [encode_with_pillow(image) for image in made_photos(DISTINCT, height, width).numpy()]
     folder.mkdir(parents=True)
     with tarfile.open(folder / "0000.tar", "w") as archive:
         for number in range(count):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks.harness import interleaved, ratio
-from benchmarks.made_images import smooth_images
+from benchmarks.made_images import made_photos
 from distillation.datasets import import_dataset
 from distillation.jpeg import encode_with_pillow
 from distillation.photo_decoding import decoding_threads
@@ -88,7 +88,7 @@ def measure_import(out: Path, count: int, size: tuple[int, int], rounds: int) ->
 
 def _photos(count: int, size: tuple[int, int]) -> list[bytes]:
     width, height = size
-    few = [encode_with_pillow(image) for image in smooth_images(DISTINCT, height, width).numpy()]
+    few = [encode_with_pillow(image) for image in made_photos(DISTINCT, height, width).numpy()]
     return [few[i % DISTINCT] for i in range(count)]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.made_images import smooth_images, write_shard
+from benchmarks.made_images import made_photos, write_shard
 from distillation.jpeg import encode_with_pillow
 
 CLASSES, TARS = 4, 16
@@ -44,7 +44,7 @@ def store_images(out: Path, count: int, side: int) -> StoredImages:
     """Write ``count`` images of ``side`` pixels below ``out``."""
     stored = StoredImages(out / "folders", [out / f"{i:06d}.tar" for i in range(TARS)], out / "shard")
     stored.shard.mkdir()
-    files = [encode_with_pillow(image) for image in smooth_images(count, side, side).numpy()]
+    files = [encode_with_pillow(image) for image in made_photos(count, side, side).numpy()]
     for label in range(CLASSES):
         (stored.folder / f"class{label}").mkdir(parents=True)
     for index, content in enumerate(files):

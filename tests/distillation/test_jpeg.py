@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from pathlib import Path
 
@@ -53,17 +52,6 @@ def test_headers_are_those_of_tarfile(index: int, size: int) -> None:
     assert member_header(index, size) == expected.tobuf(tarfile.USTAR_FORMAT)
 
 
-def test_a_system_that_takes_a_part_of_a_write_gets_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = smooth_images(4)
-    with JpegWriter(tmp_path / "whole.tar") as writer:
-        writer.put([0, 1, 2, 3], images)
-    real = os.writev
-    monkeypatch.setattr(os, "writev", lambda file, parts: real(file, [b"".join(parts)[:100]]))
-    with JpegWriter(tmp_path / "parts.tar") as writer:
-        writer.put([0, 1, 2, 3], images)
-    assert (tmp_path / "parts.tar").read_bytes() == (tmp_path / "whole.tar").read_bytes()
-
-
 def test_an_interrupted_shard_continues_to_the_same_bytes(tmp_path: Path) -> None:
     images = smooth_images(4)
     with JpegWriter(tmp_path / "whole.tar") as writer:
@@ -75,7 +63,7 @@ def test_an_interrupted_shard_continues_to_the_same_bytes(tmp_path: Path) -> Non
     offset = writer.sync()
     writer.put([2], images[2:3])
     writer.close(finish=False)
-    assert path.stat().st_size > offset
+    assert path.read_bytes()[offset:].strip(b"\0")
     with JpegWriter(path, offset) as writer:
         writer.put([2, 3], images[2:])
     assert path.read_bytes() == (tmp_path / "whole.tar").read_bytes()
