@@ -89,7 +89,7 @@ def page(results: Results) -> str:
     if compared := [one for one in measured if one["arm"] in ("l2", BEST)]:
         lines += _kinds(compared)
     if tried := [one for one in results if one["domain"] == TUNING]:
-        lines += _levers(_largest_table(tried))
+        lines += _levers(_latest_table(tried))
     return "\n".join(lines)
 
 
@@ -205,13 +205,9 @@ def _mean(results: Results, key: str) -> float:
 
 
 def _latest_table(results: Results) -> Results:
-    """The largest table of the latest teacher."""
-    return _largest_table([one for one in results if one["teacher"] == results[-1]["teacher"]])
-
-
-def _largest_table(results: Results) -> Results:
-    """The results of the student, lengths and teacher that most arms were run with; the latest of several such."""
-    return max(reversed(_of_one_kind(results).values()), key=len)
+    """Of the latest teacher, the results of the student and lengths that most arms were run with."""
+    latest = [one for one in results if one["teacher"] == results[-1]["teacher"]]
+    return max(reversed(_of_one_kind(latest).values()), key=len)
 
 
 def _of_one_kind(results: Results) -> dict[tuple[Any, ...], Results]:
