@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import stat
 import tracemalloc
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from distillation import datasets
 from distillation.datasets import import_dataset, read_info
 from distillation.errors import DatasetError
 from tests.distillation.photo_builders import bomb, load, photo, write_parquet, write_zip
@@ -223,6 +227,35 @@ def test_too_many_photos(tmp_path: Path) -> None:
     source = write_zip(tmp_path / "a.zip", {f"a/{i}.jpg": photo() for i in range(4)})
     with pytest.raises(DatasetError, match="more than 3"):
         import_dataset(source, tmp_path / "out", max_images=3)
+
+
+def test_room_is_taken_ahead_on_disk_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_zip(tmp_path / "a.zip", {f"{i}.jpg": photo() for i in range(9)})
+    taken: list[tuple[int, int]] = []
+    real = os.posix_fallocate
+
+    def watched(file: int, start: int, length: int) -> None:
+        taken.append((start, start + length))
+        real(file, start, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", watched)
+    monkeypatch.setattr(datasets, "ROOM_BYTES", 5000)
+    import_dataset(source, tmp_path / "out")
+    images, _ = load(tmp_path / "out")
+    whole = (tmp_path / "out" / "images.npy").stat().st_size
+    assert whole == images.nbytes + 128 and 1 < len(taken) < len(images)
+    assert taken[0][0] == 128 and taken[-1][1] >= whole
+    assert all(before[1] == after[0] for before, after in pairwise(taken))
+
+
+def test_a_full_disk_is_found_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_file: int, _start: int, _length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        import_dataset(write_zip(tmp_path / "a.zip", {"1.jpg": photo()}), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_memory_does_not_grow_with_the_number_of_photos(tmp_path: Path) -> None:
