@@ -80,12 +80,12 @@ def main(
 
         autocast = device.type == "cpu" and bf16_is_native(device)
 
-        def fresh() -> Path:
+        def new_folder() -> Path:
             """A folder for one round: to write over a file costs milliseconds, which no job pays."""
             return Path(tempfile.mkdtemp(dir=out))
 
         def plain(at_once: int, kind: str = "png", tuned: bool = False) -> None:
-            written = fresh()
+            written = new_folder()
             for start in range(0, images, at_once):
                 with torch.autocast(device.type, torch.bfloat16, enabled=tuned and autocast):
                     made = (tuned_peer if tuned else peer)(
@@ -98,7 +98,7 @@ def main(
                     image.save(written / f"{start + i:08d}.{kind}", quality=QUALITY)
 
         def ours(with_sampler: Sampler) -> None:
-            with JpegWriter(fresh() / "images.tar") as writer:
+            with JpegWriter(new_folder() / "images.tar") as writer:
                 for start, made in batches(with_sampler):
                     writer.put(range(start, start + len(made)), made)
 

@@ -1,4 +1,4 @@
-"""Images that the benchmarks make up, and a training corpus of them. Speed does not depend on what they show."""
+"""Photos that the benchmarks make up, and a training corpus of them. Speed depends on their size as JPEG files only."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CONTRAST = torch.tensor([50.0, 10.0, 10.0])[:, None, None]
 def made_photos(count: int, height: int, width: int) -> Tensor:
     """Noise with the spectrum of photos, uint8 ``(count, height, width, 3)``: as JPEG files they are as large.
 
-    Amplitudes fall with the frequency's power of ``SLOPE``, as in natural scenes (Torralba and Oliva 2003), colours
-    are fainter than brightness. A JPEG file of quality 90 has 0.5 bytes for each pixel at 512 x 384 and 0.4 at
+    Amplitudes fall as ``frequency ** -SLOPE``, as in natural scenes (Torralba and Oliva 2003); colours are fainter than
+    brightness. A JPEG file of quality 90 has 0.5 bytes for each pixel at 512 x 384 and 0.4 at
     4000 x 3000; ImageNet's have 0.6 (138 GB for 1.28 million of 469 x 387).
     """
     generator = torch.Generator().manual_seed(0)

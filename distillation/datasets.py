@@ -178,7 +178,10 @@ def _write(source: PhotoSource, out: Path, *, side: int, max_images: int) -> Dat
 def _take_room(file: BinaryIO, taken: int, more: int) -> int:
     """Have room on disk for ``more`` bytes where the file stands; returns up to where there is room then.
 
-    Blocks taken in large pieces cost a quarter of those that each write takes.
+    Blocks taken in large pieces cost a third of those that each write takes.
+
+    Raises:
+        OSError: the disk is full.
     """
     end = file.tell() + more
     if end <= taken:

@@ -16,6 +16,7 @@ from distillation.photo_files import Photo, PhotoSource
 
 MAX_ROW_GROUP_BYTES = 2 * 2**30
 READ_ROWS = 2
+"""More would keep as many photos in memory, of some megabytes each, and be no faster."""
 CLASSES_FILE = "classes.tsv"
 UNNAMED_HINT = (
     f"upload a zip holding the parquet files and {CLASSES_FILE} (tab-separated columns 'label' and 'names'), "
