@@ -25,7 +25,7 @@ class StudentRow:
     Args:
         params: of the backbone, without projection.
         features: width of the pooled features that the projection sees.
-        bias: whether the projection has a bias.
+        bias: whether the projection is timm's own layer, which has a bias.
         macs: multiply-accumulates of the backbone for one image.
         top1: ImageNet-1k accuracy in per cent that timm reports for pretrained weights (its table
             ``results-imagenet.csv``, August 2026): a hint of capacity. At the row's size, but for ``fastvit_t12`` and
@@ -43,10 +43,19 @@ class StudentRow:
     note: str = ""
 
     def resolve(self, embed_dim: int) -> Resolved:
-        """The row as a student of a teacher with features of width ``embed_dim``."""
-        projection = self.features * embed_dim
-        params = self.params + projection + (embed_dim if self.bias else 0)
-        return Resolved(self.architecture, self.image_size, params, self.macs + projection, self.preset)
+        """The row as a student of a teacher with features of width ``embed_dim``; the projection is open_clip's."""
+        if not self.bias and self.features < embed_dim:  # two layers, see models.students
+            hidden = 2 * embed_dim
+            projection, biases = hidden * (self.features + embed_dim), hidden
+        else:
+            projection, biases = self.features * embed_dim, embed_dim if self.bias else 0
+        return Resolved(
+            self.architecture,
+            self.image_size,
+            self.params + projection + biases,
+            self.macs + projection,
+            self.preset,
+        )
 
 
 class Resolved(NamedTuple):
@@ -65,8 +74,9 @@ class Resolved(NamedTuple):
 
 # Both tiers go from weak to strong: a budget takes the last row that fits.
 SMALL_STUDENTS = (
-    StudentRow("test_convnext", 96, 207_128, 64, False, 11_219_328),
+    StudentRow("test_efficientnet", 96, 99_196, 256, False, 20_541_632),
     StudentRow("test_byobnet", 96, 199_856, 256, False, 11_127_040),
+    StudentRow("test_convnext", 96, 207_128, 64, False, 11_219_328),
     StudentRow("lcnet_035", 96, 363_370, 1280, True, 4_989_512),
     StudentRow("lcnet_050", 96, 599_856, 1280, True, 8_281_728),
     StudentRow("test_resnet", 64, 372_688, 96, False, 16_392_192, "xs"),

@@ -1,4 +1,4 @@
-"""The student: a timm backbone and a linear projection to the teacher's embedding width.
+"""The student: a timm backbone and a projection to the teacher's embedding width.
 
 It is open_clip's own ``TimmModel``, so an exported model loads in plain open_clip.
 """
@@ -31,17 +31,19 @@ def student_config(architecture: str, image_size: int, teacher_cfg: dict[str, An
         "timm_model_name": architecture,
         "timm_model_pretrained": False,
         "timm_pool": "avg",
-        "timm_proj": _projection(architecture),
+        "timm_proj": _projection(architecture, teacher_cfg["embed_dim"]),
         "image_size": image_size,
     }
     return config
 
 
-def _projection(architecture: str) -> str:
-    """``linear``, or the empty string where timm's own classifier layer must serve as the projection.
+def _projection(architecture: str, embed_dim: int) -> str:
+    """open_clip's name of the layers between pooled features and embedding.
 
-    open_clip sizes its linear projection by ``num_features``, which is wrong for backbones with a hidden layer after
-    pooling (MobileNet, LCNet, HGNet, GhostNet, EfficientViT): for these, no projection is named and timm builds it.
+    ``mlp``, two layers, where the features are narrower than the embedding: of ``d`` features a linear one reaches
+    ``d`` of the embedding's dimensions only (docs/recipes.md has what that costs). Else ``linear``, or the empty
+    string where timm's own classifier layer must serve: open_clip sizes its layers by ``num_features``, which is
+    wrong for backbones with a hidden layer after pooling (MobileNet, LCNet, HGNet, GhostNet, EfficientViT).
 
     Raises:
         ModelError: bad_architecture, with close matches, where timm does not know the name.
@@ -57,8 +59,10 @@ def _projection(architecture: str) -> str:
         )
     with torch.device("meta"):
         backbone = timm.create_model(architecture)
-    hidden = getattr(backbone, "head_hidden_size", backbone.num_features)
-    return "linear" if hidden == backbone.num_features else ""
+    features = backbone.num_features
+    if getattr(backbone, "head_hidden_size", features) != features:
+        return ""
+    return "mlp" if features < embed_dim else "linear"
 
 
 def build_student(model_cfg: dict[str, Any]) -> TimmModel:

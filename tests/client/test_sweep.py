@@ -157,7 +157,7 @@ def test_percentages_of_the_same_student_are_one_job(
     text = plain(done.stdout)
     assert "a teacher (teacher) 10,000,000 75.0% 50.0%" in text
     assert "70 %, 71 % cs3darknet_s at 96 px 2,894,416 71.1% 28.9% 25.0% scratch 1.5 s" in text
-    assert "95 % starnet_s050 at 96 px" in text and "images and teacher features took 4.5 s" in text
+    assert "95 % test_convnext at 96 px" in text and "images and teacher features took 4.5 s" in text
     assert "Students from scratch have seen nothing but these images" in text
     jobs = service.http.get("/v1/jobs").json()["data"]
     assert [job["name"] for job in jobs] == ["colours, 95 % fewer", "colours, 70 % and 71 % fewer"]

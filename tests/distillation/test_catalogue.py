@@ -40,7 +40,8 @@ def test_the_full_tier_goes_from_weak_to_strong() -> None:
 def test_the_default_is_s_of_the_teachers_tier() -> None:
     assert resolve().architecture == "hgnetv2_b0"
     small = resolve(size=96, width=256)
-    assert small == ("test_resnet", 96, 372_688 + 96 * 256, 36_882_432 + 96 * 256, "s")
+    hidden = 96 * 512 + 512 * 256  # its 96 features are narrower than the embedding
+    assert small == ("test_resnet", 96, 372_688 + hidden + 512, 36_882_432 + hidden, "s")
 
 
 def test_a_budget_takes_the_strongest_that_fits() -> None:

@@ -8,7 +8,8 @@ import open_clip
 import pytest
 import torch
 
-from distillation.catalogue import FULL_STUDENTS, SMALL_STUDENTS
+from distillation.catalogue import FULL_STUDENTS, SMALL_STUDENTS, StudentRow
+from distillation.plan import STARTER
 from models.clip_directory import save_clip_directory
 from models.errors import ModelError
 from models.measure import measure
@@ -16,11 +17,14 @@ from models.students import build_student, count_macs, count_params, student_con
 from models.teachers import load_teacher
 
 
-@pytest.mark.parametrize(("architecture", "projection"), [("test_resnet", "linear"), ("lcnet_035", "")])
+@pytest.mark.parametrize(
+    ("architecture", "projection", "width"),
+    [("test_resnet", "linear", "narrow"), ("lcnet_035", "", "narrow"), ("test_resnet", "mlp", "wide")],
+)
 def test_an_exported_student_loads_in_plain_open_clip(
-    architecture: str, projection: str, teacher_folder: Path, tmp_path: Path
+    architecture: str, projection: str, width: str, teacher_folder: Path, tmp_path: Path
 ) -> None:
-    teacher = load_teacher(str(teacher_folder))
+    teacher = load_teacher(str(teacher_folder if width == "narrow" else STARTER / "teacher"))
     config = student_config(architecture, 64, teacher.model_cfg)
     assert config["vision_cfg"]["timm_proj"] == projection
     student = build_student(config)
@@ -71,6 +75,22 @@ def test_counts() -> None:
 @pytest.mark.parametrize("row", [*SMALL_STUDENTS, FULL_STUDENTS[0]], ids=lambda row: f"{row.architecture}")
 def test_the_catalogues_costs_are_measured_ones(row: object) -> None:
     assert measure(row.architecture, row.image_size) == (row.params, row.features, row.bias, row.macs)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("row", SMALL_STUDENTS, ids=lambda row: f"{row.architecture}@{row.image_size}")
+@pytest.mark.parametrize("embed_dim", [64, 512])
+def test_the_catalogue_counts_the_projection_that_is_built(row: StudentRow, embed_dim: int) -> None:
+    student = build_student(student_config(row.architecture, row.image_size, {"embed_dim": embed_dim}))
+    counted = (count_params(student), count_macs(student, row.image_size))
+    assert (row.resolve(embed_dim).params, row.resolve(embed_dim).macs) == counted
+
+
+def test_a_narrow_backbone_reaches_all_dimensions_of_the_embedding() -> None:
+    """Of 96 features a linear projection would span 96 dimensions."""
+    torch.manual_seed(0)
+    student = build_student(student_config("test_resnet", 32, {"embed_dim": 128})).double()
+    features = student.head(torch.randn(512, student.trunk.num_features, dtype=torch.float64))
+    assert torch.linalg.matrix_rank(features) == 128
 
 
 def test_the_count_of_a_clip_tower_has_its_attention(vit_teacher_folder: Path) -> None:
