@@ -9,7 +9,8 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from api.files import etag_matches, read_blob
+from api.deps import get_engine
+from api.files import etag_matches, read_blob, require_blobs
 from state.blobs import BlobStore
 
 
@@ -27,12 +28,16 @@ def archive_response(request: Request, blobs: BlobStore, identity: str, files: S
     """All files in one folder ``identity``, stored and not deflated: weights do not shrink.
 
     The zip is made while it is sent; its length is known before.
+
+    Raises:
+        Problem: 410, a file is gone from the blob store.
     """
     # Weak: the zip's entries carry the time of the download.
     tag = f"{identity}-archive"
     headers = {"ETag": f'W/"{tag}"'}
     if etag_matches(request.headers.get("if-none-match", ""), tag):
         return Response(status_code=304, headers=headers)
+    require_blobs(get_engine(request), blobs, {file.name: file.sha256 for file in files})
     packed = zipstream.ZipStream(sized=True)
     for file in files:
         packed.add(read_blob(blobs, file.sha256, 0, file.size), f"{identity}/{file.name}", size=file.size)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from distillation.protocol import StageError
-from state.errors import IdempotencyConflict, NotRetryable
+from state.errors import IdempotencyConflict, NotDeletable, NotRetryable
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -106,6 +106,7 @@ HANDLED: tuple[type[Exception], ...] = (
     RequestValidationError,
     HTTPException,
     IdempotencyConflict,
+    NotDeletable,
     NotRetryable,
     StageError,
     OperationalError,
@@ -129,7 +130,7 @@ def problem_of(error: Exception) -> Problem:
         case IdempotencyConflict():
             wrong = field_error("/idempotency-key", str(error), "idempotency_mismatch", "header")
             return Problem(422, "idempotency_mismatch", str(error), [wrong])
-        case NotRetryable():
+        case NotDeletable() | NotRetryable():
             return Problem(409, "conflict", str(error))
         case StageError():
             status = 507 if error.code == "disk_full" else 422

@@ -6,15 +6,19 @@ Starlette's FileResponse makes its ETag of time and size and never answers 304, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
+from sqlalchemy import Engine
 
+from api.deps import get_engine
 from api.errors import Problem
 from state.blobs import BlobStore
+from state.database import session_scope
+from state.remake import forget_outputs
 
 CHUNK = 1 << 20
 PRESIGNED_SECONDS = 900
@@ -28,6 +32,7 @@ FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     206: {"description": "The part asked for"},
     304: {"description": "Not changed"},
     307: {"description": "Where the file is"},
+    410: {"description": "The file is gone from the blob store"},
     416: {"description": "The range lies outside the file"},
 }
 """For OpenAPI."""
@@ -52,7 +57,7 @@ def blob_response(
         disposition: ``attachment`` to save, ``inline`` to show.
 
     Raises:
-        Problem: 416, the range lies outside the blob.
+        Problem: 410, the blob is gone; 416, the range lies outside it.
     """
     headers = {
         "ETag": f'"{sha256}"',
@@ -62,8 +67,9 @@ def blob_response(
     }
     if etag_matches(request.headers.get("if-none-match", ""), sha256):
         return Response(status_code=304, headers=headers)
+    require_blobs(get_engine(request), blobs, {filename: sha256})
     headers["Content-Disposition"] = f"{disposition}; filename*=UTF-8''{quote(filename, safe='')}"
-    # A signature is for one method, and a HEAD costs the store nothing here.
+    # A signature is for one method.
     if request.method == "GET":
         url = blobs.presigned_url(sha256, PRESIGNED_SECONDS, headers["Content-Disposition"], content_type)
         if url is not None:
@@ -81,6 +87,31 @@ def blob_response(
     return StreamingResponse(
         read_blob(blobs, sha256, start, end), status_code=status, headers=headers, media_type=content_type
     )
+
+
+def require_blobs(engine: Engine, blobs: BlobStore, files: Mapping[str, str]) -> None:
+    """Look before an answer begins: a body that breaks off tells nobody why.
+
+    What is gone is forgotten as an output, so that the same recipe makes it again.
+
+    Args:
+        files: sha256 by name.
+
+    Raises:
+        Problem: 410, the blob of a file is gone.
+    """
+    gone = {name: sha256 for name, sha256 in files.items() if not blobs.exists(sha256)}
+    if not gone:
+        return
+    with session_scope(engine) as session:
+        for sha256 in gone.values():
+            forget_outputs(session, sha256)
+    names = ", ".join(f"'{name}'" for name in sorted(gone))
+    detail = (
+        f"gone from the blob store: {names}; submit the same recipe again and it is made again. A database restored "
+        "without its blobs and a bucket's rule that deletes old objects are the usual reasons"
+    )
+    raise Problem(410, "gone", detail, headers={"Cache-Control": "no-store"})  # it may come back
 
 
 def etag_matches(if_none_match: str, sha256: str) -> bool:

@@ -25,31 +25,34 @@ class Helper:
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
-        self._lock = threading.Lock()
+        self._closed = False
+        # Held until the work is done: a pool whose process dies gives the break to all that wait in it.
+        self._turn = threading.Lock()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call ``function`` over there and wait for its result.
 
         Raises:
-            MemoryError: the process was killed; the usual reason is the memory.
+            MemoryError: the process was killed at this work; the usual reason is the memory.
         """
-        with self._lock:
+        with self._turn:
+            if self._closed:
+                raise RuntimeError("the API is ending, and its helper process with it")
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare)
-            pool = self._pool
-        try:
-            return pool.submit(function, *arguments).result()
-        except BrokenProcessPool as error:
-            with self._lock:
-                if self._pool is pool:
-                    self._pool = None
-            raise MemoryError("the process that did the work was killed") from error
+            try:
+                return self._pool.submit(function, *arguments).result()
+            except BrokenProcessPool as error:
+                self._pool = None
+                raise MemoryError("the process that did the work was killed") from error
 
     def close(self) -> None:
-        with self._lock:
+        """End the process after its present work; what waits its turn is not begun."""
+        self._closed = True
+        with self._turn:
             if self._pool is not None:
-                self._pool.shutdown(cancel_futures=True)
+                self._pool.shutdown()
                 self._pool = None
 
 

@@ -21,8 +21,8 @@ def load_image(path: Path, how: dict[str, Any]) -> NDArray[np.float32]:
     if how["resize_mode"] == "squash":
         image = image.resize((size, size), resample)
     elif image.size != (size, size):
-        scale = size / min(image.size)
-        image = image.resize((int(image.width * scale), int(image.height * scale)), resample)
+        short = min(image.size)  # divided last: rounding could cost the short side a pixel
+        image = image.resize((int(size * image.width / short), int(size * image.height / short)), resample)
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
     normalised = (pixels - np.array(how["mean"], np.float32)) / np.array(how["std"], np.float32)

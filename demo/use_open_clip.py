@@ -15,7 +15,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def run(encoder: Path, images: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[np.float32], list[str]]:
@@ -27,8 +27,8 @@ def run(encoder: Path, images: Sequence[Path]) -> tuple[NDArray[np.float32], NDA
     with torch.inference_mode():
         means = [model.encode_text(tokenizer(prompts), normalize=True).mean(0) for prompts in domain["prompts"]]
         head = F.normalize(torch.stack(means), dim=-1).t()
-        batch = torch.stack([preprocess(Image.open(path).convert("RGB")) for path in images])
-        features = model.encode_image(batch, normalize=True)
+        photos = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in images]
+        features = model.encode_image(torch.stack([preprocess(photo) for photo in photos]), normalize=True)
         probabilities = (model.logit_scale.exp() * features @ head).softmax(-1)
     return features.numpy(), probabilities.numpy(), domain["labels"]
 

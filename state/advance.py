@@ -95,6 +95,15 @@ def finish_job(
     set_status(session, job, status, message, "error" if error else "info")
 
 
+def fail_job(session: Session, job: Job, task: Task, error: dict[str, Any]) -> None:
+    """End a task and its job with an error that names stage and shard."""
+    task.status, task.error, task.finished_at = "failed", error, database_now(session)
+    append_event(session, job.id, "error", error["message"], "error", task.stage, {"error": error})
+    session.flush()
+    stop_waiting(session, job)
+    finish_job(session, job, "failed", f"The job failed in stage {task.stage}: {error['message']}", error)
+
+
 def take_over(session: Session, job: Job, tasks: Sequence[Task]) -> bool:
     """Let tasks be done whose output exists already; whether there were any."""
     results = {r.key: r for r in session.scalars(select(Result).where(Result.key.in_({task.key for task in tasks})))}

@@ -118,7 +118,12 @@ class BlobStore:
         return int(self._fs.size(self._path(sha)))
 
     def exists(self, sha: str) -> bool:
-        return bool(self._fs.exists(self._path(sha)))
+        """Whether the store holds a blob; unlike fsspec's, it raises if the store does not answer."""
+        try:
+            self.size(sha)
+        except FileNotFoundError:
+            return False
+        return True
 
     def presigned_url(self, sha: str, seconds: int, disposition: str, content_type: str) -> str | None:
         """A URL at which a client can GET the blob for a while, where the store can make one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from state.database import database_now
@@ -37,3 +37,8 @@ def add_checkpoint(
         old.bundle = None
     data = {"step": step, "metrics": metrics, "checkpoint": row.id}
     append_event(session, job.id, "checkpoint", f"Checkpoint at step {step}.", stage=task.stage, data=data)
+
+
+def let_checkpoints_go(session: Session, key: str) -> None:
+    """Let go of the files of a key's saved states: its output exists, nobody goes on from them."""
+    session.execute(update(Checkpoint).where(Checkpoint.key == key).values(bundle=None))

@@ -15,11 +15,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from distillation.recipe_fields import is_trained
-from state.advance import advance, finish_job, settle, show_stage, stop_waiting, stopped, take_over, unfinished_stages
-from state.checkpoints import add_checkpoint, newest_checkpoint
+from state.advance import advance, fail_job, settle, show_stage, stopped, take_over, unfinished_stages
+from state.checkpoints import add_checkpoint, let_checkpoints_go, newest_checkpoint
 from state.database import database_now
 from state.errors import StaleToken, error_of
-from state.events import append_event, lock_job
+from state.events import append_event, lock_job_of
 from state.outbox import announce, announce_twins
 from state.tables import Dataset, Generator, Job, Result, Task
 
@@ -53,10 +53,9 @@ def claim_task(session: Session, task_id: int, owner: str, lease_seconds: float)
 
     A task whose key is running for another job stays ready; the end of that one announces it again.
     """
-    job_id = session.scalar(select(Task.job_id).where(Task.id == task_id))
-    if job_id is None:
+    job = lock_job_of(session, task_id)
+    if job is None:
         return None
-    job = lock_job(session, job_id)
     task = session.get_one(Task, task_id, populate_existing=True)
     if stopped(job) or task.status != "ready":
         return None
@@ -145,6 +144,7 @@ def finish_task(
         session.execute(insert(Result).values(**values, files=files, report=report, created_at=now))
     task.status, task.finished_at, task.lease_owner, task.lease_expires_at = "done", now, None, None
     task.bundle, task.summary, task.seconds = bundle, summary, seconds
+    let_checkpoints_go(session, task.key)
     data = {**_described(task, "done"), "seconds": round(seconds, 2), "summary": summary}
     append_event(session, job.id, "stage", f"Stage {task.stage} done.", stage=task.stage, data=data)
     announce_twins(session, task)
@@ -187,7 +187,9 @@ def expire_leases(session: Session, max_attempts: int = 3) -> int:
     expired = select(Task).where(Task.status == "running", Task.lease_expires_at < now).order_by(Task.job_id, Task.id)
     count = 0
     for task in list(session.scalars(expired)):
-        job = lock_job(session, task.job_id)
+        job = lock_job_of(session, task.id)
+        if job is None:
+            continue  # deleted meanwhile
         session.refresh(task)
         if task.status != "running" or task.lease_expires_at is None or task.lease_expires_at >= now:
             continue  # a heartbeat or another janitor came between
@@ -219,10 +221,9 @@ def held_task(session: Session, task_id: int, token: int) -> tuple[Job, Task]:
     Raises:
         StaleToken: the task is no longer this worker's.
     """
-    job_id = session.scalar(select(Task.job_id).where(Task.id == task_id))
-    if job_id is None:
+    job = lock_job_of(session, task_id)
+    if job is None:
         raise StaleToken(f"task {task_id} does not exist")
-    job = lock_job(session, job_id)
     task = session.get_one(Task, task_id, populate_existing=True)
     if task.token != token or task.status != "running":
         raise StaleToken(f"task {task_id} is no longer held with token {token}")
@@ -258,21 +259,17 @@ def _fail(session: Session, job: Job, task: Task, error: dict[str, Any], again: 
     if stopped(job):
         _hand_back(session, job, task, "")
         return
-    now = database_now(session)
     error = {**error, "stage": task.stage, "shard": task.shard}
-    task.error, task.lease_owner, task.lease_expires_at = error, None, None
+    task.lease_owner = task.lease_expires_at = None
     if again:
-        task.status = "ready"
+        task.status, task.error = "ready", error
         # No message: the janitor announces it when the time has come.
-        task.not_before = now + timedelta(seconds=retry_seconds * 2 ** (task.attempt - 1))
+        wait = timedelta(seconds=retry_seconds * 2 ** (task.attempt - 1))
+        task.not_before = database_now(session) + wait
         text = f"Stage {task.stage} failed and will be tried again: {error['message']}"
         append_event(session, job.id, "error", text, "warning", task.stage, {**_described(task), "error": error})
     else:
-        task.status, task.finished_at = "failed", now
-        append_event(session, job.id, "error", error["message"], "error", task.stage, {"error": error})
-        session.flush()
-        stop_waiting(session, job)
-        finish_job(session, job, "failed", f"The job failed in stage {task.stage}: {error['message']}", error)
+        fail_job(session, job, task, error)
     announce_twins(session, task)
 
 

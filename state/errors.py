@@ -17,6 +17,10 @@ class NotRetryable(Exception):
     """Only a failed or cancelled job can be retried."""
 
 
+class NotDeletable(Exception):
+    """The job is not over, or what it made is in use."""
+
+
 def error_of(code: str, message: str, hint: str = "", field: str = "", **more: Any) -> dict[str, Any]:
     """The shape of ``Job.error`` and ``Task.error``."""
     return {"code": code, "message": message, "hint": hint, "field": field, **more}

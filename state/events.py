@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from state.database import database_now
-from state.tables import Event, Job, Level
+from state.tables import Event, Job, Level, Task
 
 TYPES = ("status", "stage", "progress", "checkpoint", "warning", "log", "error")
 """status: the job's status changed. stage: a task was started, finished, reused, retried, cancelled. The others come
@@ -29,6 +29,13 @@ def lock_job(session: Session, job_id: str) -> Job:
     if job is None:
         raise LookupError(f"there is no job {job_id}")
     return job
+
+
+def lock_job_of(session: Session, task_id: int) -> Job | None:
+    """The locked job of a task, or None: it has been deleted."""
+    query = select(Job).join(Task, Task.job_id == Job.id).where(Task.id == task_id)
+    locked = query.with_for_update(of=Job, key_share=True).execution_options(populate_existing=True)
+    return session.scalars(locked).one_or_none()
 
 
 def add_event(

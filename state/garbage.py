@@ -1,4 +1,4 @@
-"""Removes blobs that no row refers to: of pruned checkpoints, deleted datasets and generators, uploads cut short."""
+"""Removes blobs that no row refers to: of checkpoints let go, deleted jobs and datasets, uploads cut short."""
 
 from __future__ import annotations
 

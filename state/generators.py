@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, exists, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
 
 from state.database import database_now
 from state.ids import new_id
-from state.tables import TERMINAL, Generator, Job, Result, Task
+from state.tables import TERMINAL, Generator, Job, Result
 
 FOLDER = "generator/"
 """Where the stage puts the pipeline."""
@@ -35,15 +35,3 @@ def user_of(session: Session, generator_id: str) -> str | None:
     drawn_with, gone_on_from = (Job.recipe[path].as_string() for path in (("data", "generator", "model"), "base"))
     named = or_(drawn_with == generator_id, gone_on_from == generator_id)
     return session.scalar(select(Job.id).where(Job.status.not_in(TERMINAL), named).limit(1))
-
-
-def delete_generator(session: Session, generator: Generator) -> None:
-    """Forget a generator, its job and its output; the blobs go with the next sweep of unused ones.
-
-    An output that another generator shares, of the same photos and settings, stays.
-    """
-    other = aliased(Task)
-    shared = exists().where(other.key == Task.key, other.job_id != generator.job_id)
-    keys = session.scalars(select(Task.key).where(Task.job_id == generator.job_id, ~shared)).all()
-    session.execute(delete(Result).where(Result.key.in_(keys)))
-    session.delete(session.get_one(Job, generator.job_id))  # the database deletes what hangs on it

@@ -1,23 +1,23 @@
-"""Jobs as their users see them: create, list, cancel, retry. What workers do is in ``claims.py``."""
+"""Jobs as their users see them: create, list, cancel, retry, delete. What workers do is in ``claims.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, exists, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from distillation.generator_recipe import GeneratorRecipe
 from distillation.plan import StageTask
 from distillation.recipe import Recipe
 from state.advance import advance, finish_job, set_status, stop_waiting, tasks_of
 from state.database import database_now
-from state.errors import IdempotencyConflict, NotRetryable
+from state.errors import IdempotencyConflict, NotDeletable, NotRetryable
 from state.events import append_event, lock_job
-from state.generators import add_generator
+from state.generators import add_generator, user_of
 from state.ids import new_id
-from state.tables import TERMINAL, Checkpoint, Job, Task
+from state.tables import TERMINAL, Checkpoint, Job, Result, Task
 
 
 def create_job(
@@ -162,3 +162,24 @@ def retry_job(session: Session, job_id: str) -> Job:
     session.flush()
     advance(session, job)
     return job
+
+
+def delete_job(session: Session, job_id: str) -> None:
+    """Forget a job, its outputs and the encoder or generator it made; the blobs go with the next sweep of unused ones.
+
+    An output that another job shares stays.
+
+    Raises:
+        LookupError: there is no such job.
+        NotDeletable: it is not over, or an unfinished job uses its generator.
+    """
+    job = lock_job(session, job_id)
+    if job.status not in TERMINAL:
+        raise NotDeletable(f"{job_id} is {job.status}; cancel it, then delete it once it is cancelled")
+    if job.generator_id is not None and (user := user_of(session, job.generator_id)):
+        raise NotDeletable(f"{user} uses {job.generator_id}; cancel that job or wait for its end")
+    other = aliased(Task)
+    shared = exists().where(other.key == Result.key, other.job_id != job_id)
+    mine = Result.key.in_(select(Task.key).where(Task.job_id == job_id))
+    session.execute(delete(Result).where(mine, ~shared).execution_options(synchronize_session=False))
+    session.delete(job)  # the database deletes what hangs on it

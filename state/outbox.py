@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from distillation.plan import QUEUES
@@ -46,6 +46,18 @@ def forget_published(session: Session, before: datetime) -> None:
 
 def overlooked(session: Session, sent_before: datetime) -> list[Task]:
     """Ready tasks that could run now but have no message on its way: none to be sent, the last sent before a time."""
+    last = func.max(Outbox.published_at)
+    return _without_message(session, or_(last.is_(None), last < sent_before))
+
+
+def due_again(session: Session) -> list[Task]:
+    """Failed tasks whose wait is over and that no message was written for since; a claim clears ``not_before``."""
+    last = func.max(Outbox.created_at)
+    return _without_message(session, Task.not_before.is_not(None), or_(last.is_(None), last < Task.not_before))
+
+
+def _without_message(session: Session, *conditions: ColumnElement[bool]) -> list[Task]:
+    """Ready tasks that could run now, have no message to be sent, and meet conditions on their messages."""
     now, twin = database_now(session), aliased(Task)
     query = (
         select(Task)
@@ -59,7 +71,7 @@ def overlooked(session: Session, sent_before: datetime) -> list[Task]:
         )
         .group_by(Task.id)
         .having(func.count(Outbox.id) == func.count(Outbox.published_at))
-        .having(or_(func.max(Outbox.published_at).is_(None), func.max(Outbox.published_at) < sent_before))
+        .having(and_(*conditions))
         .order_by(Task.id)
     )
     return list(session.scalars(query))

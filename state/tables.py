@@ -216,7 +216,7 @@ class Checkpoint(Table):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
-    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
     key: Mapped[str] = mapped_column(String(64))
     step: Mapped[int]
     path: Mapped[str] = mapped_column(String(255))
@@ -267,7 +267,10 @@ class Generator(Table):
 
 
 class Dataset(Table):
-    """Real photos, uploaded and checked. ``bundle`` names the dataset directory's blob."""
+    """Real photos, uploaded and checked. ``bundle`` names the dataset directory's blob.
+
+    ``rejected`` lists the first 1,000 of ``rejected_count`` photos left out.
+    """
 
     __tablename__ = "datasets"
 
@@ -277,5 +280,6 @@ class Dataset(Table):
     images: Mapped[int]
     classes: Mapped[list[Any]]
     rejected: Mapped[list[Any]]
+    rejected_count: Mapped[int] = mapped_column(server_default="0")
     bundle: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)

@@ -21,7 +21,7 @@ from state.blobs import BlobStore
 from state.claims import expire_leases
 from state.database import database_now, default_engine, session_scope
 from state.garbage import sweep
-from state.outbox import announce, forget_published, overlooked
+from state.outbox import announce, due_again, forget_published, overlooked
 from state.settings import Settings, get_settings
 from workers.alive import beat
 from workers.celery_app import QUEUE_NAMES, make_app
@@ -58,20 +58,19 @@ def run_round(engine: Engine, celery: Celery, settings: Settings) -> None:
         forget_published(session, database_now(session) - KEPT_MESSAGES)
 
 
-def announce_overlooked(engine: Engine, celery: Celery, settings: Settings) -> int:
-    """Announce ready tasks again whose message is gone; returns how many.
+def announce_overlooked(engine: Engine, celery: Celery, settings: Settings) -> None:
+    """Announce failed tasks whose time has come, and ready ones whose message is gone.
 
-    While a queue of the broker holds messages, its ready tasks just wait for their turn: announcing them again
-    would fill the broker. Once it is empty, whatever is still ready a moment later has been missed.
+    A failed task was never announced for its next try. While a queue of the broker holds messages, its other ready
+    tasks just wait for their turn: announcing them again would fill the broker. Once it is empty, whatever is still
+    ready a moment later has been missed.
     """
     drained = {queue for queue in QUEUE_NAMES if queue_length(celery, queue) == 0}
-    if not drained:
-        return 0
     with session_scope(engine) as session:
-        moment_ago = database_now(session) - timedelta(seconds=settings.janitor_seconds)
-        missed = [task for task in overlooked(session, moment_ago) if QUEUES[task.stage] in drained]
-        announce(session, *missed)
-    return len(missed)
+        announce(session, *due_again(session))
+        if drained:
+            moment_ago = database_now(session) - timedelta(seconds=settings.janitor_seconds)
+            announce(session, *(task for task in overlooked(session, moment_ago) if QUEUES[task.stage] in drained))
 
 
 def _attempt(name: str, step: Callable[[], object]) -> bool:

@@ -60,8 +60,10 @@ def run_task(
         except Stopped:
             return _record(engine, settings, claim, "released", lambda s: release_task(s, task_id, claim.token))
         except InputGone as gone:
-            bundle = gone.bundle
-            return _record(engine, settings, claim, "released", lambda s: remake_input(s, task_id, claim.token, bundle))
+            held, bundle = (task_id, claim.token), gone.bundle
+            return _record(
+                engine, settings, claim, "released", lambda s: remake_input(s, *held, bundle, settings.max_attempts)
+            )
         except Exception as error:
             failure = failure_of_exception(claim.stage, error)
             log.warning("task %d failed: %s", task_id, failure.error, exc_info=failure is not error)

@@ -20,5 +20,6 @@ class DatasetRead(BaseModel):
     created_at: datetime
     images: int = Field(description="Usable photos.")
     classes: list[str]
-    rejected: list[Rejected] = Field(description="Photos left out (the first 1,000).")
+    rejected_count: int = Field(description="Photos left out.")
+    rejected: list[Rejected] = Field(description="The first 1,000 of them.")
     size: int = Field(description="Bytes kept.")

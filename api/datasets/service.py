@@ -42,6 +42,7 @@ def take_in(engine: Engine, blobs: BlobStore, source: Path, folder: Path, name: 
             images=info["images"],
             classes=info["classes"],
             rejected=info["rejected"],
+            rejected_count=info["rejected_count"],
             bundle=bundle,
             size=sum((folder / file).stat().st_size for file in FILES),
         )
@@ -111,6 +112,7 @@ def _read(row: Dataset) -> DatasetRead:
         created_at=row.created_at,
         images=row.images,
         classes=row.classes,
+        rejected_count=row.rejected_count,
         rejected=[Rejected.model_validate(item) for item in row.rejected],
         size=row.size,
     )

@@ -16,10 +16,9 @@ from api.jobs.progress import job_fraction, read_stages
 from api.jobs.service import body_hash, queue
 from api.pages import Page, cut
 from distillation.generator_recipe import GeneratorRecipe
-from state.database import database_now, read_scope, session_scope
-from state.generators import delete_generator, user_of
-from state.jobs import job_tasks
-from state.tables import TERMINAL, Generator, Job
+from state.database import read_scope, session_scope
+from state.jobs import delete_job
+from state.tables import Generator, Job
 
 
 def create(
@@ -84,16 +83,11 @@ def delete(engine: Engine, generator_id: str) -> None:
     """Forget a generator and the job that trained it; the blobs go with the next sweep of unused blobs.
 
     Raises:
-        Problem: 409, it is being trained, or an unfinished job uses it.
+        Problem: 404.
+        NotDeletable: it is being trained, or an unfinished job uses it.
     """
     with session_scope(engine) as session:
-        generator = _require(session, generator_id)
-        job = session.get_one(Job, generator.job_id)
-        if job.status not in TERMINAL:
-            raise Problem(409, "conflict", f"{job.id} still trains {generator_id}; cancel that job first")
-        if user := user_of(session, generator_id):
-            raise Problem(409, "conflict", f"{user} uses {generator_id}; cancel that job or wait for its end")
-        delete_generator(session, generator)
+        delete_job(session, _require(session, generator_id).job_id)
 
 
 def _require(session: Session, generator_id: str) -> Generator:
@@ -125,7 +119,7 @@ def _summary(session: Session, generator: Generator, job: Job) -> dict[str, Any]
         "job_id": job.id,
         "name": generator.name,
         "status": job.status,
-        "progress": job_fraction(read_stages(job_tasks(session, job.id), database_now(session))),
+        "progress": job_fraction(read_stages(session, [job.id])[job.id]),
         "created_at": generator.created_at,
         "dataset": job.recipe["dataset"],
         "image_size": job.recipe["size"],

@@ -102,6 +102,17 @@ def retry_job(job_id: str, background: BackgroundTasks, engine: EngineDep, celer
     return job
 
 
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    summary="Delete a job",
+    description="With its events, saved states and outputs, and the encoder or generator it made; outputs that another "
+    "job shares stay. 409 while it is not over, or its generator is used.",
+)
+def delete_job(job_id: str, engine: EngineDep) -> None:
+    service.delete(engine, job_id)
+
+
 @router.get(
     "/{job_id}/events",
     summary="Events of a job, as a page or as a live stream",

@@ -63,7 +63,9 @@ async def stream_events(engine: Engine, job_id: str, after: int) -> AsyncIterato
         batch = await to_thread.run_sync(read_batch, engine, job_id, after, BATCH)
         for event in batch.events:
             after = event.id
-            yield format_sse_event(data_str=event.model_dump_json(), event=event.type, id=str(event.id))
+            # ASCII: some readers of streams end lines at more characters than the standard's, U+2028 for one.
+            data = json.dumps(event.model_dump(mode="json"))
+            yield format_sse_event(data_str=data, event=event.type, id=str(event.id))
         if batch.events:
             spoken = time.monotonic()
         if len(batch.events) == BATCH:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from api.archives import FileRead
 from api.encoders.service import list_files
 from api.errors import Problem, not_found
+from api.files import require_blobs
 from api.generators.files import list_generator_files
 from api.jobs.schemas import CheckpointRead, SampleRead
 from api.jobs.service import require
@@ -32,7 +33,7 @@ def list_samples(engine: Engine, blobs: BlobStore, job_id: str, *, after: int | 
         base = shard * SAMPLES_PER_SHARD
         if base + SAMPLES_PER_SHARD <= first:
             continue
-        for index, sample in enumerate(_listing(blobs, result)):
+        for index, sample in enumerate(_listing(engine, blobs, result)):
             if base + index >= first:
                 found.append(_sample(job_id, base + index, sample))
         if len(found) > limit:
@@ -45,7 +46,7 @@ def sample_blob(engine: Engine, blobs: BlobStore, job_id: str, n: int) -> tuple[
     """sha256 and size of one sample's JPEG."""
     shard, index = divmod(n, SAMPLES_PER_SHARD)
     result = dict(_shards(engine, job_id)).get(shard)
-    listing = _listing(blobs, result) if result else []
+    listing = _listing(engine, blobs, result) if result else []
     if result is None or not 0 <= index < len(listing):
         raise not_found("sample", str(n))
     entry = result.files[_file(listing[index])]
@@ -107,10 +108,12 @@ def _results(session: Session, job_id: str, stage: str) -> list[tuple[int, Resul
     return sorted(((tasks[result.key], result) for result in results), key=lambda pair: pair[0])
 
 
-def _listing(blobs: BlobStore, result: Result) -> list[dict[str, Any]]:
+def _listing(engine: Engine, blobs: BlobStore, result: Result) -> list[dict[str, Any]]:
     if "samples.json" not in result.files:
         return []
-    with blobs.open(result.files["samples.json"]["sha256"]) as file:
+    sha256 = result.files["samples.json"]["sha256"]
+    require_blobs(engine, blobs, {"samples.json": sha256})
+    with blobs.open(sha256) as file:
         listed = json.loads(file.read())
     return [sample for sample in listed if _file(sample) in result.files]
 

@@ -1,12 +1,15 @@
-"""How far a job is, from the rows of its tasks."""
+"""How far a job is, stage by stage."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
 
+from sqlalchemy.orm import Session
+
 from api.jobs.schemas import StageProgress, StageRead
-from distillation.plan import STAGES
+from state.database import database_now
+from state.progress import StageTally, tally
 from state.tables import Task, TaskStatus
 
 WEIGHTS = {
@@ -23,9 +26,10 @@ WEIGHTS = {
 WORST_FIRST: tuple[TaskStatus, ...] = ("failed", "cancelled", "running", "ready", "waiting")
 
 
-def read_stages(tasks: Sequence[Task], now: datetime) -> list[StageRead]:
-    """One entry per stage, in the order they run."""
-    return [_stage(stage, found, now) for stage in STAGES if (found := [t for t in tasks if t.stage == stage])]
+def read_stages(session: Session, job_ids: Sequence[str]) -> dict[str, list[StageRead]]:
+    """By job, one entry per stage, in the order they run."""
+    now = database_now(session)
+    return {job_id: [_stage(found, now) for found in stages] for job_id, stages in tally(session, job_ids).items()}
 
 
 def job_fraction(stages: Sequence[StageRead]) -> float:
@@ -46,67 +50,62 @@ def job_eta(stages: Sequence[StageRead]) -> float | None:
     return round(max(running) + per_weight * to_come, 1)
 
 
-def _stage(stage: str, tasks: Sequence[Task], now: datetime) -> StageRead:
-    fractions = [_fraction(task) for task in tasks]
-    fraction = sum(fractions) / len(tasks)
-    seconds = [_seconds(task, now) for task in tasks]
-    known = [value for value in seconds if value is not None]
+def _stage(found: StageTally, now: datetime) -> StageRead:
+    tasks, done = sum(found.statuses.values()), found.statuses.get("done", 0)
+    unfinished = [task for task in found.told if task.status != "done"]
+    fraction = (done + sum(map(_fraction, unfinished))) / tasks
+    at_work = [seconds for task in unfinished if (seconds := _at_work(task, now)) is not None]
+    seconds = (found.seconds or 0.0) + sum(at_work)
     return StageRead(
-        stage=stage,
-        status=_status(tasks),
-        tasks=len(tasks),
-        done=sum(task.status == "done" for task in tasks),
-        reused=sum(task.reused for task in tasks),
+        stage=found.stage,
+        status=_status(set(found.statuses)),
+        tasks=tasks,
+        done=done,
+        reused=found.reused,
         fraction=round(fraction, 4),
-        progress=_progress(tasks),
-        seconds=round(sum(known), 1) if known else None,
-        eta_seconds=_eta(tasks, fraction, sum(known)),
+        progress=_progress(found, unfinished),
+        seconds=round(seconds, 1) if at_work or found.seconds is not None else None,
+        eta_seconds=_eta(found, tasks, fraction, seconds),
     )
 
 
-def _status(tasks: Sequence[Task]) -> TaskStatus:
-    found = {task.status for task in tasks}
+def _status(found: set[TaskStatus]) -> TaskStatus:
     if "done" in found and len(found) > 1 and not found & {"failed", "cancelled"}:
         return "running"
     return next((status for status in WORST_FIRST if status in found), "done")
 
 
 def _fraction(task: Task) -> float:
-    if task.status == "done":
-        return 1.0
     progress = task.progress or {}
     return min(1.0, progress.get("done", 0) / total) if (total := progress.get("total")) else 0.0
 
 
-def _seconds(task: Task, now: datetime) -> float | None:
-    if task.reused:
-        return 0.0
-    if task.seconds is not None:
-        return task.seconds
-    if task.status == "running" and task.started_at is not None:
-        return max(0.0, (now - task.started_at).total_seconds())
-    return None
-
-
-def _progress(tasks: Sequence[Task]) -> StageProgress | None:
-    """Sums over the tasks that have said how far they are; metrics of the one that is newest."""
-    told = [task for task in tasks if task.progress]
-    if not told:
+def _at_work(task: Task, now: datetime) -> float | None:
+    """Seconds since a running task's start; None for another one, and where seconds are on record already."""
+    if task.status != "running" or task.started_at is None or task.seconds is not None or task.reused:
         return None
-    reports = [task.progress or {} for task in told]
+    return max(0.0, (now - task.started_at).total_seconds())
+
+
+def _progress(found: StageTally, unfinished: Sequence[Task]) -> StageProgress | None:
+    """Sums over the tasks that have said how far they are; metrics of the one that is newest."""
+    last = next((task.progress for task in reversed(found.told) if task.progress), None)
+    if last is None:
+        return None
+    reports = [(task.progress or {}, task.status) for task in unfinished]
     return StageProgress(
-        done=sum(r.get("total" if t.status == "done" else "done", 0) for t, r in zip(told, reports, strict=True)),
-        total=sum(report.get("total", 0) for report in reports),
-        unit=str(reports[-1].get("unit", "")),
-        rate=round(sum(r.get("rate") or 0 for t, r in zip(told, reports, strict=True) if t.status == "running"), 2),
-        metrics=dict(reports[-1].get("metrics") or {}),
+        done=found.done_total + sum(report.get("done", 0) for report, _ in reports),
+        total=found.done_total + sum(report.get("total", 0) for report, _ in reports),
+        unit=str(last.get("unit", "")),
+        rate=round(sum(report.get("rate") or 0 for report, status in reports if status == "running"), 2),
+        metrics=dict(last.get("metrics") or {}),
     )
 
 
-def _eta(tasks: Sequence[Task], fraction: float, seconds: float) -> float | None:
+def _eta(found: StageTally, tasks: int, fraction: float, seconds: float) -> float | None:
     """Seconds left of a stage of which some task runs, by its speed so far."""
-    running = sum(task.status == "running" for task in tasks)
-    fresh = fraction - sum(task.reused for task in tasks) / len(tasks)
+    running = found.statuses.get("running", 0)
+    fresh = fraction - found.reused / tasks
     if not running or fresh <= 0 or seconds <= 0:
         return None
     return round(seconds / fresh * (1 - fraction) / running, 1)

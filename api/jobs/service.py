@@ -1,4 +1,4 @@
-"""Jobs: check and queue, look up, stop, start again."""
+"""Jobs: check and queue, look up, stop, start again, delete."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from distillation.generator_recipe import GeneratorRecipe
 from distillation.plan import StageTask
 from distillation.recipe import Recipe
 from state import jobs
-from state.database import database_now, read_scope, session_scope
-from state.tables import TERMINAL, Encoder, Job, Result, Task
+from state.database import read_scope, session_scope
+from state.tables import TERMINAL, Encoder, Job, Result
 
 Answer = TypeVar("Answer")
 
@@ -146,11 +146,8 @@ def list_jobs(
     with read_scope(engine) as session:
         rows = jobs.list_jobs(session, after=after, limit=limit + 1, status=status, metadata=metadata)
         found, more = cut(rows, limit)
-        tasks: dict[str, list[Task]] = {job.id: [] for job in found}
-        for task in session.scalars(select(Task).where(Task.job_id.in_(tasks))):
-            tasks[task.job_id].append(task)
-        now = database_now(session)
-        data = [JobSummary(**_summary(job), progress=job_fraction(read_stages(tasks[job.id], now))) for job in found]
+        stages = read_stages(session, [job.id for job in found])
+        data = [JobSummary(**_summary(job), progress=job_fraction(stages[job.id])) for job in found]
     return Page(data=data, next=data[-1].id if more else None)
 
 
@@ -183,6 +180,20 @@ def retry(engine: Engine, job_id: str) -> JobRead:
         return read(session, jobs.retry_job(session, job_id))
 
 
+def delete(engine: Engine, job_id: str) -> None:
+    """Forget a job and what it made.
+
+    Raises:
+        Problem: 404.
+        NotDeletable: it is not over, or its generator is in use.
+    """
+    with session_scope(engine) as session:
+        try:
+            jobs.delete_job(session, job_id)
+        except LookupError as unknown:
+            raise not_found("job", job_id) from unknown
+
+
 def require(session: Session, job_id: str) -> Job:
     job = jobs.get_job(session, job_id)
     if job is None:
@@ -192,7 +203,7 @@ def require(session: Session, job_id: str) -> Job:
 
 def read(session: Session, job: Job) -> JobRead:
     session.flush()
-    stages = read_stages(jobs.job_tasks(session, job.id), database_now(session))
+    stages = read_stages(session, [job.id])[job.id]
     over = job.status in TERMINAL
     return JobRead(
         **_summary(job),

@@ -48,6 +48,7 @@ for panel, name, function in (
     (JOBS, "events", cli_jobs.events),
     (JOBS, "cancel", cli_jobs.cancel),
     (JOBS, "retry", cli_jobs.retry),
+    (JOBS, "delete", cli_jobs.delete),
     (RESULTS, "report", cli_jobs.report),
     (RESULTS, "samples", cli_jobs.samples),
     (RESULTS, "encoders", cli_encoders.encoders),

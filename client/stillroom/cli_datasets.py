@@ -11,7 +11,7 @@ from rich.text import Text
 
 from stillroom.cli_session import EXIT_CODES, JsonFlag, open_session
 from stillroom.progress import transfer_display
-from stillroom.rendering import datasets_table, rows_table
+from stillroom.rendering import datasets_table, rejected_count, rows_table
 
 SHOWN_REJECTIONS = 20
 
@@ -73,7 +73,6 @@ def delete(context: typer.Context, dataset: DatasetId, as_json: JsonFlag = False
 
 def dataset_view(dataset: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [datasets_table([dataset]), Text("classes: " + ", ".join(dataset["classes"]))]
-    rejected = dataset.get("rejected") or []
-    if rejected:
-        parts.append(rows_table(rejected[:SHOWN_REJECTIONS], title=f"left out ({len(rejected)})"))
+    if rejected := dataset["rejected"]:
+        parts.append(rows_table(rejected[:SHOWN_REJECTIONS], title=f"left out ({rejected_count(dataset):,})"))
     return Group(*parts)

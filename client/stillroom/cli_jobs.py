@@ -1,4 +1,4 @@
-"""Commands about jobs: list, look, follow, cancel, retry; their report and samples."""
+"""Commands about jobs: list, look, follow, cancel, retry, delete; their report and samples."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     with open_session(context, as_json) as session:
-        found = session.service.jobs(status=status, metadata=pairs(metadata or []))
-        rows = [job for _, job in zip(range(limit), found, strict=False)]
+        rows = list(session.service.jobs(status=status, metadata=pairs(metadata or []), limit=limit))
         session.show(rows, lambda: jobs_table(rows))
 
 
@@ -83,6 +82,13 @@ def retry(context: typer.Context, job: JobId, as_json: JsonFlag = False) -> None
     with open_session(context, as_json) as session:
         found = session.service.retry(job)
         session.show(found, lambda: _status_line(found))
+
+
+def delete(context: typer.Context, job: JobId, as_json: JsonFlag = False) -> None:
+    """Delete a job that is over, and the encoder or generator that it made."""
+    with open_session(context, as_json) as session:
+        session.service.delete_job(job)
+        session.show({"id": job, "deleted": True}, lambda: Text(f"{job} is deleted"))
 
 
 def report(context: typer.Context, job: JobId, as_json: JsonFlag = False) -> None:

@@ -61,14 +61,15 @@ class Stillroom(Connection):
     def estimate(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """Check a recipe and estimate its cost without queueing anything (`?dry_run=true`)."""
         body = _job_body(recipe, None, None)
-        answer = self._send("POST", "/v1/jobs", json=body, params={"dry_run": "true"}, repeat=True)
-        return cast(dict[str, Any], answer)
+        return self._send("POST", "/v1/jobs", json=body, params={"dry_run": "true"}, repeat=True)
 
-    def jobs(self, *, status: str | None = None, metadata: Mapping[str, str] | None = None) -> Iterator[JobSummary]:
-        """Jobs, newest first."""
+    def jobs(
+        self, *, status: str | None = None, metadata: Mapping[str, str] | None = None, limit: int | None = None
+    ) -> Iterator[JobSummary]:
+        """Jobs, newest first: all, or `limit` of them."""
         params = {"status": status} if status else {}
         params |= {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
-        return cast(Iterator[JobSummary], self._pages("/v1/jobs", params))
+        return cast(Iterator[JobSummary], self._pages("/v1/jobs", params, limit))
 
     def job(self, job_id: str) -> Job:
         return cast(Job, self._send("GET", f"/v1/jobs/{part(job_id)}"))
@@ -81,8 +82,16 @@ class Stillroom(Connection):
         """Put a failed or cancelled job back in the queue; finished stages are kept."""
         return cast(Job, self._send("POST", f"/v1/jobs/{part(job_id)}/retry"))
 
+    def delete_job(self, job_id: str) -> None:
+        """Delete a job that is over, with its events and samples and the encoder or generator it made.
+
+        Raises:
+            Conflict: it is not over, or an unfinished job uses its generator.
+        """
+        self._respond("DELETE", f"/v1/jobs/{part(job_id)}")
+
     def report(self, job_id: str) -> dict[str, Any]:
-        return cast(dict[str, Any], self._send("GET", f"/v1/jobs/{part(job_id)}/report"))
+        return self._send("GET", f"/v1/jobs/{part(job_id)}/report")
 
     def samples(self, job_id: str) -> list[dict[str, Any]]:
         """Some of a job's synthetic images: class, prompt, seed and the `url` of each picture."""
@@ -218,7 +227,7 @@ class Stillroom(Connection):
         return self._pages("/v1/datasets")
 
     def dataset(self, dataset_id: str) -> dict[str, Any]:
-        return cast(dict[str, Any], self._send("GET", f"/v1/datasets/{part(dataset_id)}"))
+        return self._send("GET", f"/v1/datasets/{part(dataset_id)}")
 
     def add_dataset(
         self, source: Path, name: str | None = None, on_bytes: Callable[[int, int], None] = lambda sent, size: None
@@ -236,8 +245,7 @@ class Stillroom(Connection):
             if names := class_names_beside(source):
                 files["classes"] = (names.name, names.read_bytes(), "text/tab-separated-values")
             data = {"name": name or source.resolve().stem}
-            answer = self._send("POST", "/v1/datasets", files=files, data=data, timeout=UPLOAD_TIMEOUT)
-        return cast(dict[str, Any], answer)
+            return self._send("POST", "/v1/datasets", files=files, data=data, timeout=UPLOAD_TIMEOUT)
 
     def delete_dataset(self, dataset_id: str) -> None:
         self._respond("DELETE", f"/v1/datasets/{part(dataset_id)}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
 
-from stillroom.errors import BadInput, Unreachable, error_of
+from stillroom.errors import BadInput, NotStillroom, Unreachable, error_of
 
 DEFAULT_URL = "http://127.0.0.1:8321"
 PAGE = 100
@@ -44,9 +45,13 @@ class Connection:
     def close(self) -> None:
         self._http.close()
 
-    def _pages(self, path: str, params: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
-        """Items of a list, page after page."""
-        query = {"limit": str(PAGE), **(params or {})}
+    def _pages(
+        self, path: str, params: Mapping[str, str] | None = None, limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Items of a list, page after page: all, or `limit` of them."""
+        return islice(self._all_pages(path, {**(params or {}), "limit": str(min(limit or PAGE, PAGE))}), limit)
+
+    def _all_pages(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         while True:
             page = self._send("GET", path, params=query)
             yield from page["data"]
@@ -54,8 +59,20 @@ class Connection:
                 return
             query = {**query, "after": str(page["next"])}
 
-    def _send(self, method: str, path: str, **options: Any) -> Any:
-        return self._respond(method, path, **options).json()
+    def _send(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """One request, answered with a JSON object.
+
+        Raises:
+            NotStillroom: the answer is something else.
+        """
+        response = self._respond(method, path, **options)
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise NotStillroom(self.url) from error
+        if not isinstance(answer, dict):
+            raise NotStillroom(self.url)
+        return answer
 
     def _respond(self, method: str, path: str, *, repeat: bool = False, **options: Any) -> httpx.Response:
         """One request; a lost connection is tried again where that cannot do the thing twice.

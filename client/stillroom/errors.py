@@ -2,6 +2,7 @@
 
 StillroomError
 ├── Unreachable       no answer: refused, timed out, or the connection broke for good
+├── NotStillroom      something else answered
 ├── Corrupted         a file's bytes are not the ones the service promised
 ├── JobFailed         a job that was waited for ended as failed or cancelled
 ├── BadInput          found before anything was sent: a file that cannot be read, options that clash
@@ -32,6 +33,14 @@ class Unreachable(StillroomError):
     def __init__(self, url: str, reason: str) -> None:
         self.url, self.reason = url, reason
         super().__init__(f"cannot reach {url}: {reason}")
+
+
+class NotStillroom(StillroomError):
+    """What answered is another server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        super().__init__(f"the answer of {url} is not Stillroom's; is --url or STILLROOM_URL right?")
 
 
 class Corrupted(StillroomError):

@@ -7,6 +7,7 @@ missed, and an event that comes twice is given once.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -19,6 +20,7 @@ from stillroom.errors import ApiError, Unreachable, error_of
 from stillroom.schemas import OVER, Event
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,20 @@ class Message:
     event: str
     data: str
     retry: float | None
+
+
+def split_lines(texts: Iterable[str]) -> Iterator[str]:
+    """Whole lines of a stream that comes in pieces.
+
+    httpx's `iter_lines` also ends lines at U+2028 and its like, which stand as they are in JSON.
+    """
+    rest, after_return = "", False
+    for text in texts:
+        if after_return:  # the line has ended already, if this is the second half of CR LF
+            text = text.removeprefix("\n")
+        after_return = text.endswith("\r")
+        *lines, rest = LINE_END.split(rest + text)
+        yield from lines
 
 
 def read_messages(lines: Iterable[str]) -> Iterator[Message]:
@@ -89,7 +105,7 @@ def follow(
                     response.read()
                     raise error_of(response)
                 pause, heard_at = FIRST_PAUSE, time.monotonic()
-                for message in read_messages(heard(response.iter_lines())):
+                for message in read_messages(heard(split_lines(response.iter_text()))):
                     pause = message.retry if message.retry is not None else pause
                     event = _event(message)
                     if event is None or event["id"] <= after:

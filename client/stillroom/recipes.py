@@ -5,6 +5,7 @@ Only put together here: the service checks every field, so there is one set of r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """A recipe file as a dictionary (JSON is YAML).
 
     Raises:
-        BadInput: it cannot be read, is not YAML, or holds no mapping.
+        BadInput: it cannot be read, is not YAML, holds no mapping, or a value that JSON does not know.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -31,6 +32,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} is not valid YAML or JSON: {error}") from error
     if not isinstance(content, dict):
         raise BadInput(f"{path} holds no recipe: it must be a mapping with at least `domain`")
+    try:
+        json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError) as error:  # YAML also has dates, .nan and .inf
+        raise BadInput(
+            f"{path} cannot be sent as JSON: {error}; put dates into quotes, write numbers in digits"
+        ) from error
     return content
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,39 @@ def test_a_process_that_dies_is_started_again() -> None:
         assert helper.run(abs, -4) == 4
     finally:
         helper.close()
+
+
+def die_when_told(pipe: Path) -> None:
+    pipe.read_bytes()
+    os._exit(9)
+
+
+def test_only_the_work_that_kills_the_process_is_told_so(tmp_path: Path) -> None:
+    helper, waiting = Helper(), threading.Barrier(4)
+    os.mkfifo(tmp_path / "pipe")
+
+    def innocent(value: int) -> int:
+        waiting.wait()
+        return helper.run(abs, value)
+
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            guilty = threads.submit(helper.run, die_when_told, tmp_path / "pipe")
+            with (tmp_path / "pipe").open("wb"):  # opens once the process reads it, and ends it on closing
+                others = [threads.submit(innocent, -value) for value in range(3)]
+                waiting.wait()
+            with pytest.raises(MemoryError):
+                guilty.result()
+            assert [other.result() for other in others] == [0, 1, 2]
+    finally:
+        helper.close()
+
+
+def test_what_waits_when_the_helper_is_closed_is_not_begun() -> None:
+    helper = Helper()
+    helper.close()
+    with pytest.raises(RuntimeError, match="ending"):
+        helper.run(abs, -3)
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])

@@ -66,6 +66,15 @@ def _bundle(service: Service, dataset_id: str) -> str:
         return session.get_one(Dataset, dataset_id).bundle
 
 
+def test_every_photo_left_out_is_counted(service: Service) -> None:
+    photo = picture((90, 9, 9))
+    files = {f"{CLASSES[i % 2]}/{i}.jpg": photo for i in range(1001)}
+    broken = {f"{CLASSES[i % 2]}/broken{i}.jpg": b"no photo" for i in range(1001)}
+    dataset = upload(service, zipped({**files, **broken})).json()
+    assert (dataset["images"], dataset["rejected_count"], len(dataset["rejected"])) == (1001, 1001, 1000)
+    assert service.http.get(f"/v1/datasets/{dataset['id']}").json() == dataset
+
+
 def test_parquet_with_class_names_beside_it(service: Service) -> None:
     rows = [{"bytes": picture((90 * index, 9, 9)), "path": f"{index}.jpg"} for index in range(3)]
     buffer = io.BytesIO()

@@ -62,6 +62,18 @@ def test_stream_of_a_finished_job_ends_and_resumes(any_service: Service) -> None
     assert resumed[1:-1] == told[4:]
 
 
+def test_streams_are_ascii(service: Service) -> None:
+    job = service.submit(data={"images_per_class": 18})
+    text = "a\u2028b\u2029c\x85d \N{PEACH}"
+    with session_scope(service.engine) as session:
+        add_event(session, job["id"], "log", text)
+    service.http.post(f"/v1/jobs/{job['id']}/cancel")
+    sent = service.http.get(f"/v1/jobs/{job['id']}/events", headers={"Accept": "text/event-stream"}).content
+    assert sent.isascii()
+    told = [json.loads(message["data"]) for message in listen(service, job["id"]) if "data" in message]
+    assert text in [event.get("message") for event in told]
+
+
 def test_live_stream(service: Service) -> None:
     job = service.submit(data={"images_per_class": 14})
     stream = listen(service, job["id"])

@@ -10,10 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 from stillroom.client import Stillroom
 
 from api.errors import Problem
 from api.files import etag_matches, parse_range
+from state.database import read_scope
+from state.tables import Result
 from tests.api.conftest import Service
 
 NAME = "open_clip_model.safetensors"
@@ -162,6 +165,54 @@ def test_files_come_from_object_storage_by_themselves(start: Callable[..., Servi
     with Stillroom(str(service.http.base_url), api_key="secret") as client:
         saved = client.download(job["encoder_id"], service.scratch / "saved")
     assert CONTENT in [path.read_bytes() for path in saved]
+
+
+def test_a_file_that_is_gone_is_said_to_be_and_made_again(any_service: Service) -> None:
+    http = any_service.http
+    job = any_service.finish(any_service.submit()["id"])
+    encoder = f"/v1/encoders/{job['encoder_id']}"
+    url = f"{encoder}/files/{NAME}"
+    any_service.blobs.delete(SHA)
+    for answer in (http.get(url), http.get(url, headers={"Range": "bytes=5-9"}), http.get(f"{encoder}/archive")):
+        assert answer.status_code == 410 and answer.headers["content-type"] == "application/problem+json"
+        problem = answer.json()
+        assert problem["code"] == "gone" and NAME in problem["detail"] and "submit the same recipe" in problem["detail"]
+        assert "labels.json" not in problem["detail"]
+    head = http.head(url)
+    assert (head.status_code, head.headers["cache-control"]) == (410, "no-store")
+    assert http.get(f"{encoder}/files/labels.json").status_code == 200
+
+    again = any_service.submit()
+    assert {stage["stage"]: stage["reused"] for stage in again["stages"]}["export"] == 0
+    assert sum(stage["reused"] for stage in again["stages"]) == 6, "what is whole is reused"
+    made = any_service.finish(again["id"])
+    assert http.get(f"/v1/encoders/{made['encoder_id']}/files/{NAME}").content == CONTENT
+
+
+def test_an_object_that_is_gone_gets_no_signed_url(start: Callable[..., Service], s3_url: str) -> None:
+    service = start(blobs_url=s3_url)
+    job = service.finish(service.submit()["id"])
+    service.blobs.delete(SHA)
+    url = f"/v1/encoders/{job['encoder_id']}/files/{NAME}"
+    assert service.http.get(url).status_code == service.http.head(url).status_code == 410
+
+
+def test_samples_that_are_gone(start: Callable[..., Service]) -> None:
+    service = start()
+    job = service.finish(service.submit()["id"])
+    samples = f"/v1/jobs/{job['id']}/samples"
+    outputs = _outputs(service, "generate")
+    for name, url in (("samples/0.jpg", f"{samples}/0"), ("samples.json", samples)):
+        for files in outputs:
+            service.blobs.delete(files[name]["sha256"])
+        answer = service.http.get(url)
+        assert (answer.status_code, answer.json()["code"]) == (410, "gone")
+    assert service.submit()["stages"][1]["reused"] == 0
+
+
+def _outputs(service: Service, stage: str) -> list[dict[str, Any]]:
+    with read_scope(service.engine) as session:
+        return list(session.scalars(select(Result.files).where(Result.stage == stage)))
 
 
 def test_parse_range_of_an_empty_file() -> None:

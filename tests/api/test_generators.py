@@ -74,6 +74,7 @@ def test_life_of_a_generator(any_service: Service) -> None:
     assert (wanted["steps"], wanted["guidance"], wanted["licence"]) == (1, 0.0, "CC0-1.0")
     refused = http.delete(path)
     assert refused.status_code == 409 and user["id"] in refused.json()["detail"]
+    assert http.delete(f"/v1/jobs/{job['id']}").json() == refused.json(), "it would go with its job"
     http.post(f"/v1/jobs/{user['id']}/cancel")
 
     assert sweep(any_service.engine, any_service.blobs, min_age_seconds=-60) == 0  # it is alive
@@ -127,6 +128,8 @@ def test_an_output_is_made_once_and_lives_as_long_as_one_names_it(service: Servi
     assert service.http.delete(f"/v1/generators/{first['id']}").status_code == 204
     sweep(service.engine, service.blobs, min_age_seconds=-60)
     assert service.http.get(second["files"][0]["url"]).status_code == 200
+    assert service.http.delete(f"/v1/jobs/{second['job_id']}").status_code == 204
+    assert service.http.get(f"/v1/generators/{second['id']}").status_code == 404
     other = submit(service, dataset=ds, name="shared", seed=5).json()
     assert other["status"] == "queued"
 
@@ -166,6 +169,34 @@ def test_a_training_goes_on_from_another_generator(service: Service, tmp_path: P
     ):
         (error,) = submit(service, dataset=ds, base=base).json()["errors"]
         assert (error["pointer"], error["code"]) == ("/base", code)
+
+
+def test_photos_that_were_learnt_from_are_no_test(service: Service) -> None:
+    """Whoever learnt from them, and whatever the id that they are given by."""
+    ds, same = dataset(service), dataset(service)
+    other = dataset(service, [*CLASSES, "purple thing"])
+    base = submit(service, dataset=ds, name="base of another").json()
+    service.finish(base["job_id"])
+    second = submit(service, dataset=other, name="goes on", base=base["id"]).json()
+    service.finish(second["job_id"])
+
+    def warned(measured_on: str, **sections: Any) -> list[str]:
+        sections["student"] = {"size": "xs"}  # of the catalogue: no other warning
+        body = {"recipe": recipe(evaluation={"dataset": measured_on}, **sections)}
+        plan = service.http.post("/v1/jobs?dry_run=true", json=body).json()
+        return [text for text in plan["warnings"] if "evaluation.dataset" in text]
+
+    def drawn(generator: dict[str, Any]) -> dict[str, Any]:
+        return {"images_per_class": 12, "generator": {"model": generator["id"]}}
+
+    assert warned(ds) == [] and warned(other, data=drawn(base)) == []
+    for measured_on in (ds, same):
+        (by_generator,) = warned(measured_on, data=drawn(base))
+        assert base["id"] in by_generator and measured_on in by_generator
+        (by_phase,) = warned(measured_on, training={"agnostic": {"source": ds}})
+        assert "domain-agnostic" in by_phase
+    (by_second,), (by_its_base,) = warned(other, data=drawn(second)), warned(ds, data=drawn(second))
+    assert second["id"] in by_second and base["id"] in by_its_base
 
 
 def test_all_wrong_fields_at_once(service: Service, tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import select
+from sqlalchemy import event, select, update
 
 from state.claims import claim_task, fail_task
-from state.database import session_scope
-from state.tables import Task
+from state.database import read_scope, session_scope
+from state.garbage import sweep
+from state.tables import Result, Task
 from tests.api.conftest import Service
 from tests.api.seeds import CLASSES, GENERATOR, finish_job, recipe
 
@@ -203,6 +204,57 @@ def test_cancel_and_retry(any_service: Service) -> None:
     assert late.status_code == 409 and late.json()["code"] == "conflict"
 
 
+def test_deleted_jobs_give_their_disk_back(any_service: Service) -> None:
+    http = any_service.http
+    first = any_service.finish(any_service.submit()["id"])
+    second = any_service.finish(any_service.submit(training={"steps": 1})["id"])
+    assert second["stages"][1]["reused"] == 3, "they share the images"
+    mine, shared = (_blobs_of(any_service, job["id"]) for job in (first, second))
+    assert mine - shared and mine & shared
+
+    assert http.delete(f"/v1/jobs/{first['id']}").status_code == 204
+    for path in (f"jobs/{first['id']}", f"jobs/{first['id']}/events", f"encoders/{first['encoder_id']}"):
+        assert http.get(f"/v1/{path}").status_code == 404
+    unknown = http.delete(f"/v1/jobs/{first['id']}")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
+    assert sweep(any_service.engine, any_service.blobs, min_age_seconds=-60) > 0
+    stored = set(any_service.blobs.stored())
+    assert shared <= stored and not (mine - shared) & stored
+    for path in (f"jobs/{second['id']}/samples/0", f"encoders/{second['encoder_id']}/archive"):
+        assert http.get(f"/v1/{path}").status_code == 200
+    assert [stage["reused"] for stage in any_service.submit()["stages"]] == [1, 3, 0, 0, 0]
+
+
+def test_an_output_is_reused_until_the_last_of_its_jobs_is_deleted(any_service: Service) -> None:
+    http = any_service.http
+    jobs = [any_service.finish(any_service.submit()["id"]), any_service.submit(), any_service.submit()]
+    assert {job["status"] for job in jobs} == {"succeeded"}
+    for job in jobs[:2]:
+        assert http.delete(f"/v1/jobs/{job['id']}").status_code == 204
+    sweep(any_service.engine, any_service.blobs, min_age_seconds=-60)
+    assert http.get(f"/v1/encoders/{jobs[2]['encoder_id']}/archive").status_code == 200
+    assert http.delete(f"/v1/jobs/{jobs[2]['id']}").status_code == 204
+    sweep(any_service.engine, any_service.blobs, min_age_seconds=-60)
+    assert not list(any_service.blobs.stored())
+    assert any_service.submit()["status"] == "queued"
+
+
+def test_a_job_that_is_not_over_is_not_deleted(any_service: Service) -> None:
+    path = f"/v1/jobs/{any_service.submit()['id']}"
+    refused = any_service.http.delete(path)
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert "queued" in refused.json()["detail"] and "cancel it" in refused.json()["detail"]
+    assert any_service.http.post(f"{path}/cancel").json()["status"] == "cancelled"
+    assert any_service.http.delete(path).status_code == 204
+
+
+def _blobs_of(service: Service, job_id: str) -> set[str]:
+    """The outputs of a job, and all their files."""
+    with read_scope(service.engine) as session:
+        made = session.scalars(select(Result).join(Task, Task.key == Result.key).where(Task.job_id == job_id))
+        return {sha for row in made for sha in (row.bundle, *(entry["sha256"] for entry in row.files.values()))}
+
+
 def test_failed_job_says_why(any_service: Service) -> None:
     job = any_service.submit()
     error = {"code": "out_of_memory", "message": "no memory", "hint": "halve it", "field": "training.batch_size"}
@@ -216,6 +268,60 @@ def test_failed_job_says_why(any_service: Service) -> None:
     assert failed["status"] == "failed"
     assert failed["error"] == {**error, "stage": "prompts"}
     assert failed["stages"][0]["status"] == "failed"
+
+
+def test_stages_are_counted(any_service: Service) -> None:
+    """Shards in every state: done, reused, running, waiting after a failure, waiting."""
+    job = any_service.submit(data={"images_per_class": 24, "shard_size": 16})
+    told = {"total": 16, "unit": "images", "rate": 3.0}
+    done, half = {**told, "done": 16, "metrics": {"kept": 0.9}}, {**told, "done": 8, "metrics": {"kept": 0.5}}
+    states: list[dict[str, Any]] = [
+        {"status": "done", "progress": done, "seconds": 2.0},
+        {"status": "done", "reused": True, "seconds": 0.0},
+        {"status": "running", "progress": {**half, "done": 4}, "seconds": 1.5},
+        {"status": "ready", "progress": half},
+        {"status": "waiting"},
+    ]
+    with session_scope(any_service.engine) as session:
+        for shard, values in enumerate(states):
+            session.execute(update(Task).where(Task.stage == "generate", Task.shard == shard).values(values))
+    read = any_service.http.get(f"/v1/jobs/{job['id']}").json()
+    assert read["stages"][1] == {
+        "stage": "generate",
+        "status": "running",
+        "tasks": 5,
+        "done": 2,
+        "reused": 1,
+        "fraction": 0.55,
+        "progress": {"done": 28, "total": 48, "unit": "images", "rate": 3.0, "metrics": {"kept": 0.5}},
+        "seconds": 3.5,
+        "eta_seconds": 4.5,
+    }
+    (listed,) = any_service.http.get("/v1/jobs").json()["data"]
+    assert read["progress"] == listed["progress"] == round(50 * 0.55 / 95, 4)
+
+
+def test_few_tasks_are_loaded_however_many_a_job_has(any_service: Service) -> None:
+    job = any_service.submit(data={"images_per_class": 1600, "shard_size": 16})
+    done = {"done": 16, "total": 16, "unit": "images", "rate": 3.0, "metrics": {}}
+    with session_scope(any_service.engine) as session:
+        shards = update(Task).where(Task.stage == "generate", Task.shard < 200)
+        session.execute(shards.values(status="done", progress=done, seconds=2.0))
+    loaded: list[Task] = []
+
+    def count(task: Task, _context: object) -> None:
+        loaded.append(task)
+
+    event.listen(Task, "load", count)
+    try:
+        read = any_service.http.get(f"/v1/jobs/{job['id']}").json()
+        (listed,) = any_service.http.get("/v1/jobs").json()["data"]
+    finally:
+        event.remove(Task, "load", count)
+    assert len(loaded) <= 10
+    stage = read["stages"][1]
+    assert (stage["tasks"], stage["done"], stage["progress"]["done"], stage["seconds"]) == (300, 200, 3200, 400.0)
+    assert read["progress"] == listed["progress"] > 0.3
 
 
 def test_samples(service: Service) -> None:

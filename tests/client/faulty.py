@@ -49,6 +49,7 @@ class Faults:
     ranges: list[str | None] = field(default_factory=list)
     last_event_ids: list[str | None] = field(default_factory=list)
     submitted: list[tuple[dict[str, Any], str | None]] = field(default_factory=list)
+    limits: list[int] = field(default_factory=list)
     cancels: int = 0
 
 
@@ -126,8 +127,9 @@ def make_app(faults: Faults) -> FastAPI:
         return job(faults.status)
 
     @app.get("/v1/jobs")
-    def jobs(after: str | None = None) -> Any:
+    def jobs(limit: int, after: str | None = None) -> Any:
         """Two pages of one job each."""
+        faults.limits.append(limit)
         return {"data": [job(faults.status)], "next": None if after else "cursor"}
 
     @app.get("/v1/jobs/{job_id}")

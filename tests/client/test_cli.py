@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 import stillroom.cli
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 from stillroom.cli_session import EXIT_CODES
 
 from tests.client.conftest import Run
 from tests.client.faulty import CONTENT, ENCODER, JOB, Faults
-from tests.client.servers import closed_port
+from tests.client.servers import closed_port, serve
 
 CLIENT = Path(stillroom.cli.__file__).parents[1]
 COMMANDS = [
@@ -29,6 +31,7 @@ COMMANDS = [
     ["events"],
     ["cancel"],
     ["retry"],
+    ["delete"],
     ["report"],
     ["samples"],
     ["encoders"],
@@ -164,7 +167,10 @@ def test_exit_2_on_wrong_usage(run: Run, url: str, faults: Faults, arguments: tu
     assert faults.submitted == []
 
 
-@pytest.mark.parametrize("text", ["domain: [", "- a list", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["domain: [", "- a list", "\x00", "domain: {name: 2025-01-15}", "training: {lr: .nan}", "domain: {2025-01-15: x}"],
+)
 def test_exit_2_on_a_file_that_is_no_recipe(run: Run, url: str, tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     done = run(url, "submit", tmp_path / "recipe.yaml")
@@ -202,6 +208,21 @@ def test_a_url_that_is_none(run: Run, url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments", [("jobs",), ("show", JOB), ("submit", *FLAGS, "--wait"), ("events", JOB, "--follow")]
+)
+@pytest.mark.parametrize("answer", ["<html>It works!</html>", "[]"])
+def test_exit_4_when_another_server_answers(run: Run, arguments: tuple[str, ...], answer: str) -> None:
+    other = FastAPI()
+    other.add_route("/{path:path}", lambda request: HTMLResponse(answer), ["GET", "POST"])
+    with serve(other) as url:
+        done = run(url, *arguments)
+        assert done.exit_code == 4
+        assert url in done.stderr and "is --url or STILLROOM_URL right?" in done.stderr
+        last = run(url, *arguments, "--json").stdout
+    assert json.loads(last)["error"]["code"] == "notstillroom"
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("show", "job_unknown"), "there is no job 'job_unknown'"),
@@ -232,9 +253,10 @@ def test_exit_4_when_the_bytes_are_wrong(run: Run, url: str, faults: Faults, tmp
     assert "sha256" in done.stderr
 
 
-def test_pages_are_read_to_the_limit(run: Run, url: str) -> None:
-    assert len(json.loads(run(url, "jobs", "--json").stdout)) == 2
+def test_pages_are_read_to_the_limit(run: Run, url: str, faults: Faults) -> None:
+    assert len(json.loads(run(url, "jobs", "--limit", 500, "--json").stdout)) == 2
     assert len(json.loads(run(url, "jobs", "--limit", 1, "--json").stdout)) == 1
+    assert faults.limits == [100, 100, 1]  # no more is asked for than is shown
 
 
 def test_events_as_json_lines(run: Run, url: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,12 @@ from demo.grid import draw_grid
 from demo.photos import some_photos
 from demo.service import ServiceError, embedded_service, log_tails
 from demo.summary import goals, summary
+from distillation.plan import STARTER
 from distillation.recipe import load_recipe
 from tests.api.seeds import picture
 from tests.client.test_views import report, scores
+
+TEACHER = STARTER / "teacher"
 
 
 def jobs() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -105,18 +110,43 @@ def test_real_photos_of_each_kind_of_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
-@pytest.mark.parametrize("size", [(64, 64), (97, 64), (50, 81)])
-def test_image_preprocessing_is_that_of_open_clip(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("size", "side"), [((64, 64), 48), ((97, 64), 48), ((50, 81), 48), ((392, 500), 64)])
+def test_image_preprocessing_is_that_of_open_clip(tmp_path: Path, mode: str, size: tuple[int, int], side: int) -> None:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
     (tmp_path / "noise.png").write_bytes(buffer.getvalue())
-    how = {"size": 48, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic", "resize_mode": mode}
+    how = {
+        "size": side,
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+        "interpolation": "bicubic",
+        "resize_mode": mode,
+    }
     ours = use_onnx.load_image(tmp_path / "noise.png", how)
     theirs = image_transform_v2(PreprocessCfg(**how), is_train=False)(Image.fromarray(noise))
     assert np.abs(ours - np.asarray(theirs)).max() < 1e-5
+
+
+def test_a_photo_that_a_note_turns_is_seen_upright_by_both_programs(tmp_path: Path) -> None:
+    from demo import use_open_clip
+
+    encoder = tmp_path / "encoder"
+    shutil.copytree(TEACHER, encoder)
+    (encoder / "labels.json").write_text(json.dumps({"labels": ["up", "down"], "prompts": [["up"], ["down"]]}))
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    lying = Image.fromarray(noise)
+    exif = lying.getexif()
+    exif[0x0112] = 6  # turn it a quarter clockwise, as phones write it
+    paths = [tmp_path / "lying.png", tmp_path / "upright.png"]
+    lying.save(paths[0], exif=exif)
+    lying.transpose(Image.Transpose.ROTATE_270).save(paths[1])
+    features, _, _ = use_open_clip.run(encoder, paths)
+    assert np.abs(features[0] - features[1]).max() < 1e-5
+    how = {"size": 48, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    assert np.array_equal(*(use_onnx.load_image(path, how) for path in paths))
 
 
 def test_a_service_that_cannot_start_says_so(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from stillroom.client import Stillroom
 from stillroom.errors import JobFailed, NotFound, Unreachable
-from stillroom.events import Message, follow, read_messages
+from stillroom.events import Message, follow, read_messages, split_lines
 
 from tests.client.faulty import JOB, Faults, event
 
@@ -34,6 +34,18 @@ def test_messages_are_parsed() -> None:
         Message("7", "log", "one\ntwo", None),
         Message("7", "message", "three", None),
     ]
+
+
+def test_lines_end_as_the_standard_says() -> None:
+    pieces = ["a\u2028b\u2029c\x85", "d\r", "\ne\r", "f\r", "\r\n", "\n", "g\rh\ni\r\nj"]
+    assert list(split_lines(pieces)) == ["a\u2028b\u2029c\x85d", "e", "f", "", "", "g", "h", "i"]
+
+
+def test_an_event_with_line_separators_from_a_server_that_sends_them_raw(url: str, faults: Faults) -> None:
+    text = "a\u2028b\u2029c\x85d"
+    faults.events[0] = event(1, text=text)
+    with Stillroom(url) as service:
+        assert next(service.follow(JOB))["data"] == {"text": text}
 
 
 def test_all_events_and_then_the_end(url: str, faults: Faults) -> None:

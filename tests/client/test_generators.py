@@ -39,7 +39,7 @@ def test_the_sdk(real: Service, service: Stillroom, dataset: str, tmp_path: Path
     assert service.train_generator({"name": "sdk", "dataset": dataset}, idempotency_key="sdk-1")["id"] == made["id"]
     with pytest.raises(Conflict, match="it is queued"):
         service.download_generator(made["id"], tmp_path)
-    with pytest.raises(Conflict, match="still trains"):
+    with pytest.raises(Conflict, match="cancel it"):
         service.delete_generator(made["id"])
     finish(real, made["job_id"])
     assert service.wait(made["job_id"])["generator_id"] == made["id"]

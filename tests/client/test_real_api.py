@@ -77,6 +77,20 @@ def test_cancel_then_retry(service: Stillroom, done: dict[str, Any]) -> None:
         service.job("job_unknown")
 
 
+def test_a_job_is_deleted_once_it_is_over(run: Run, url: str, service: Stillroom) -> None:
+    identity = service.submit(recipe(data={"images_per_class": 31}))["id"]
+    refused = run(url, "delete", identity)
+    assert refused.exit_code == 4 and "cancel it" in refused.stderr
+    service.cancel(identity)
+    done = run(url, "delete", identity, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == {"id": identity, "deleted": True}
+    with pytest.raises(NotFound):
+        service.job(identity)
+    with pytest.raises(NotFound):
+        service.delete_job(identity)
+
+
 def test_encoder_files_and_resume(service: Stillroom, done: dict[str, Any], tmp_path: Path) -> None:
     encoder = service.encoder(done["encoder_id"])
     assert encoder["id"] in [item["id"] for item in service.encoders()]
@@ -159,7 +173,7 @@ def test_dataset_from_a_folder(run: Run, url: str, photos: Path) -> None:
     answer = run(url, "datasets", "add", photos, "--name", "colours", "--json")
     assert answer.exit_code == 0, answer.stderr
     dataset = json.loads(answer.stdout)
-    assert (dataset["name"], dataset["images"], len(dataset["rejected"])) == ("colours", 9, 1)
+    assert (dataset["name"], dataset["images"], dataset["rejected_count"]) == ("colours", 9, 1)
     assert set(dataset["classes"]) == set(CLASSES)
     text = run(url, "datasets", "show", dataset["id"]).stdout
     assert "broken.jpg" in text and "blue thing" in text

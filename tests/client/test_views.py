@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from rich.console import Console, RenderableType
+from stillroom.cli_datasets import dataset_view
 from stillroom.errors import field_errors
 from stillroom.progress import LiveBars, job_display
 from stillroom.rendering import megabytes, rows_table, seconds_text
@@ -131,6 +132,14 @@ def test_numbers_for_people() -> None:
     assert [megabytes(0), megabytes(2_500_000)] == ["0 B", "2.5 MB"]
     assert [seconds_text(None), seconds_text(3.14159), seconds_text(150)] == ["", "3.1 s", "2 min 30 s"]
     assert "1,000" in text_of(rows_table([{"name": "a", "params": 1000}, {"name": "b", "params": None}]))
+
+
+def test_photos_left_out_are_counted_beyond_those_listed() -> None:
+    listed = [{"file": f"{number}.jpg", "reason": "broken"} for number in range(1000)]
+    dataset = {"id": "ds_1", "name": "mine", "images": 5000, "classes": ["a"], "created_at": None, "rejected": listed}
+    shown = text_of(dataset_view({**dataset, "rejected_count": 1234}))
+    assert "left out (1,234)" in shown and shown.count("1,234") == 2 and shown.count("broken") == 20
+    assert "left out (1,000)" in text_of(dataset_view(dataset)), "of an older service"
 
 
 def test_a_generator_that_repeats_itself_is_seen() -> None:

@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from state.claims import claim_task, finish_task
 from state.database import make_engine, read_scope, session_scope
+from state.errors import StaleToken
 from state.events import add_event
-from state.jobs import get_job, job_tasks
+from state.jobs import delete_job, get_job, job_tasks
 from state.tables import Event, Job
 from tests.state.examples import new_job, stage_tasks
 
@@ -108,6 +109,32 @@ def test_shards_that_finish_together_start_the_next_stage(database: Engine) -> N
     thread.join()
     with read_scope(database) as session:
         assert [task.status for task in job_tasks(session, job_id) if task.stage == "distil"] == ["ready"]
+
+
+def test_a_task_that_ends_while_its_job_is_deleted_writes_nothing(database: Engine) -> None:
+    with session_scope(database) as session:
+        job_id = new_job(session).id
+        [prompts, *_] = job_tasks(session, job_id)
+        held = claim_task(session, prompts.id, "me", 60)
+        assert held
+        session.get_one(Job, job_id).status = "failed"  # by another task; this one has not noticed yet
+    ends: list[object] = []
+
+    def finish() -> None:
+        try:
+            with session_scope(database) as session:
+                record(session, held.task_id, held.token)
+        except Exception as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=finish)
+    with session_scope(database) as session:
+        delete_job(session, job_id)
+        session.flush()
+        thread.start()
+        thread.join(0.5)  # it waits for us
+    thread.join()
+    assert [type(end) for end in ends] == [StaleToken]
 
 
 def record(session: Session, task_id: int, token: int) -> None:

@@ -7,11 +7,11 @@ from sqlalchemy import Engine, event, select
 
 from state.claims import Claim, claim_task, fail_task, finish_task, heartbeat, release_task
 from state.database import database_now, read_scope, session_scope
-from state.errors import IdempotencyConflict, NotRetryable, StaleToken, error_of
+from state.errors import IdempotencyConflict, NotDeletable, NotRetryable, StaleToken, error_of
 from state.events import TYPES, add_event, events_after
-from state.jobs import count_unfinished, get_job, job_tasks, list_jobs, request_cancel, retry_job
+from state.jobs import count_unfinished, delete_job, get_job, job_tasks, list_jobs, request_cancel, retry_job
 from state.metrics import read_metrics
-from state.outbox import mark_published, overlooked, unpublished
+from state.outbox import due_again, mark_published, overlooked, unpublished
 from state.tables import Event, Job, Outbox, Result, Task
 from tests.state.examples import new_job, stage_tasks
 
@@ -190,7 +190,7 @@ def test_retries_wait_and_are_bounded(database: Engine) -> None:
         with session_scope(database) as session:
             mark_published(session, [message.id for message in unpublished(session)])
             fail_task(session, held.task_id, held.token, OOPS, retryable=True, max_attempts=2, retry_seconds=3600)
-            assert overlooked(session, database_now(session)) == []  # its time has not come
+            assert overlooked(session, database_now(session)) == due_again(session) == []  # its time has not come
             assert unpublished(session) == []
     assert job_of(database, job_id).status == "failed"
     kinds = [event.level for event in events(database, job_id) if event.type == "error"]
@@ -202,6 +202,30 @@ def events(engine: Engine, job_id: str) -> list[Event]:
         found = events_after(session, job_id, limit=1000)
         assert {event.type for event in found} <= set(TYPES)
         return found
+
+
+def test_a_job_that_is_deleted_takes_its_tasks_from_their_workers(database: Engine) -> None:
+    job_id, other = submit(database), submit(database)
+    run(database, job_id, "prompts")
+    one, two = (claim(database, task) for task in tasks_of(database, job_id, "generate"))
+    assert one and two
+    with pytest.raises(NotDeletable, match="generating"), session_scope(database) as session:
+        delete_job(session, job_id)
+    with session_scope(database) as session:
+        fail_task(session, one.task_id, one.token, OOPS, retryable=False)
+        delete_job(session, job_id)
+    with pytest.raises(StaleToken):
+        finish(database, two)
+    with pytest.raises(StaleToken), session_scope(database) as session:
+        heartbeat(session, two.task_id, two.token, 60)
+    assert claim(database, tasks_of(database, other, "prompts")[0]) is None
+    assert tasks_of(database, other, "prompts")[0].reused, "the other's output as well"
+    with read_scope(database) as session:
+        for table in (Task, Event):
+            assert set(session.scalars(select(table.job_id))) == {other}
+        assert {row.task_id for row in session.scalars(select(Outbox))} <= {t.id for t in tasks_of(database, other)}
+    with pytest.raises(LookupError), session_scope(database) as session:
+        delete_job(session, job_id)
 
 
 def test_cancel(database: Engine) -> None:

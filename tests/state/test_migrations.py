@@ -7,11 +7,11 @@ from sqlalchemy import Engine, inspect, select
 
 from distillation.plan import StageTask
 from state.claims import claim_task, finish_task
-from state.database import make_engine, session_scope
+from state.database import database_now, make_engine, session_scope
 from state.jobs import create_job, job_tasks
 from state.migrate import current_revision, downgrade, head_revision, upgrade
-from state.tables import Generator, Job, Result, Table, Task
-from tests.state.examples import GENERATOR_RECIPE, new_job
+from state.tables import Checkpoint, Dataset, Generator, Job, Result, Table, Task
+from tests.state.examples import GENERATOR_RECIPE, new_job, stage_tasks
 
 BOTH = pytest.mark.parametrize("empty_database_url", ["sqlite", "postgresql"], indirect=True)
 
@@ -53,6 +53,42 @@ def test_back_before_generators(empty_database_url: str) -> None:
         assert list(session.scalars(select(Job.id))) == [kept]
         assert list(session.scalars(select(Result.key))) == []
         assert set(session.scalars(select(Task.job_id))) == {kept}
+    engine.dispose()
+
+
+@BOTH
+def test_checkpoints_of_earlier_trainings_are_let_go(empty_database_url: str) -> None:
+    engine = make_engine(empty_database_url)
+    upgrade(engine)
+    with session_scope(engine) as session:
+        tasks = job_tasks(session, new_job(session, stage_tasks()[:1] + stage_tasks("others")[1:2]).id)
+        for task in tasks:
+            saved = {"step": 1, "path": "c", "metrics": {}, "bundle": "1" * 64, "created_at": database_now(session)}
+            session.add(Checkpoint(job_id=task.job_id, task_id=task.id, key=task.key, **saved))
+        done = {"stage": "prompts", "bundle": "2" * 64, "seconds": 1.0, "summary": {}, "files": {}}
+        session.add(Result(key=tasks[0].key, **done, created_at=database_now(session)))
+    downgrade(engine, "0002")
+    upgrade(engine)
+    with session_scope(engine) as session:
+        kept = {row.task_id: row.bundle for row in session.scalars(select(Checkpoint))}
+    assert kept == {tasks[0].id: None, tasks[1].id: "1" * 64}
+    engine.dispose()
+
+
+@BOTH
+def test_photos_left_out_of_earlier_datasets_are_counted(empty_database_url: str) -> None:
+    engine = make_engine(empty_database_url)
+    upgrade(engine)
+    listed = [{"file": f"{number}.jpg", "reason": "broken"} for number in range(3)]
+    with session_scope(engine) as session:
+        kept = {"images": 1, "classes": [], "bundle": "0" * 64, "size": 1, "created_at": database_now(session)}
+        session.add(Dataset(id="ds_1", name="some", rejected=listed, **kept))
+        session.add(Dataset(id="ds_2", name="none", rejected=[], **kept))
+    downgrade(engine, "0003")
+    upgrade(engine)
+    with session_scope(engine) as session:
+        counted = {row.name: row.rejected_count for row in session.scalars(select(Dataset))}
+    assert counted == {"some": 3, "none": 0}
     engine.dispose()
 
 

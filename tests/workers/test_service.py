@@ -116,6 +116,21 @@ def test_a_worker_that_is_stopped_gives_its_task_back(
     assert queue_length(celery, "generate") == 1  # announced again, or redelivered: another worker goes on
 
 
+def test_a_retry_is_announced_though_its_queue_is_not_empty(
+    house_of: Callable[..., House], database: Engine, redis_url: str, celery: Celery
+) -> None:
+    house = on_redis(house_of, database, redis_url)
+    job_id = house.submit("prompts=flaky")
+    [prompts] = house.tasks(job_id, "prompts")
+    publish_outbox(house.engine, celery)  # nobody takes it: a backlog
+    assert house.work(prompts) == "failed"
+    for _ in range(3):
+        run_round(house.engine, celery, house.settings)
+    assert queue_length(celery, "generate") == 2, "once, and again for the retry"
+    house.work_all(job_id)
+    assert house.job(job_id).status == "succeeded"
+
+
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_two_jobs_with_the_same_images_make_them_once(
     house_of: Callable[..., House], database: Engine, redis_url: str, celery: Celery

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from state.blobs import BlobStore
 from state.claims import claim_task, expire_leases
 from state.database import database_now, make_engine, read_scope, session_scope
 from state.jobs import request_cancel, retry_job
@@ -120,14 +121,13 @@ def test_shutdown_gives_the_task_back_and_a_fresh_folder_resumes(house: House) -
     assert summary and summary["resumed_from"] > 0
 
 
-def test_old_checkpoints_let_their_files_go(sqlite_house: House) -> None:
+def test_checkpoints_let_their_files_go_once_the_output_is_there(sqlite_house: House) -> None:
     house = sqlite_house
     job_id = house.submit("prompts=slow")
     house.work(house.tasks(job_id, "prompts")[0])
     with read_scope(house.engine) as session:
         rows = list(session.scalars(select(Checkpoint).order_by(Checkpoint.id)))
-    assert [row.step for row in rows] == [5, 10, 15, 20, 25, 30]
-    assert [row.bundle is not None for row in rows] == [False] * 4 + [True] * 2
+    assert [(row.step, row.bundle) for row in rows] == [(step, None) for step in (5, 10, 15, 20, 25, 30)]
 
 
 def test_a_known_error_fails_the_job(house: House) -> None:
@@ -242,6 +242,24 @@ def test_all_shards_wait_for_prompts_that_are_made_again(house: House) -> None:
     house.blobs.delete(lost)
     house.work(house.tasks(job_id, "generate")[0])
     assert {task.status for task in house.tasks(job_id, "generate")} == {"waiting"}
+    house.work_all(job_id)
+    assert house.job(job_id).status == "succeeded"
+
+
+def test_workers_without_a_common_blob_store_are_told_so(sqlite_house: House, tmp_path: Path) -> None:
+    house = sqlite_house
+    settings = house.settings.model_copy(update={"home": tmp_path / "elsewhere"})
+    stranger = House(house.engine, settings, BlobStore(str(tmp_path / "elsewhere" / "blobs")))
+    job_id = house.submit(shards=1)
+    for _ in range(10):  # one makes the prompts, the other never finds them
+        house.work(house.tasks(job_id, "prompts")[0])
+        stranger.work(house.tasks(job_id, "generate")[0])
+    error = house.job(job_id).error
+    assert error and (error["code"], error["stage"], error["shard"]) == ("output_gone", "prompts", 0)
+    assert "3 attempts" in error["message"] and "STILLROOM_BLOBS_URL" in error["hint"]
+    assert [task.status for task in house.tasks(job_id)] == ["failed"] + ["cancelled"] * 4
+    with session_scope(house.engine) as session:  # the store is put right
+        retry_job(session, job_id)
     house.work_all(job_id)
     assert house.job(job_id).status == "succeeded"
 
