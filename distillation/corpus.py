@@ -20,8 +20,8 @@ from torch import Tensor
 
 from distillation.distributed import own_rows
 
-DEVICE_SHARE = 0.6
-"""Share of the free GPU memory that resident images may take; the rest is for the step."""
+STEP_SHARE, STEP_BYTES = 0.4, 16 * 2**30
+"""What resident images leave of a GPU's memory to the step: this share of all of it, but no more than these bytes."""
 HOLDOUT_BATCH = 64
 
 
@@ -168,7 +168,9 @@ class Corpus:
 
     def _move_to_device(self) -> None:
         size = sum(self.count * array[0].nbytes for array in self.shards[0])
-        if size > DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+        free, total = torch.cuda.mem_get_info(self.device)
+        # The step's part is measured by the whole memory, so that a second corpus does not take from it.
+        if size > free - min(STEP_SHARE * total, STEP_BYTES):
             return
         first: Sequence[NDArray[Any]] = self.shards[0]
         types = [torch.from_numpy(array[:0].copy()).dtype for array in first]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
-from distillation.catalogue import Resolved
-from distillation.plan import image_count, step_count
-from distillation.recipe import Recipe
+from distillation.catalogue import Resolved, resolve_student, students_for
+from distillation.plan import image_count, recipe_teacher_shape, step_count
+from distillation.recipe import Recipe, Student
 from distillation.recipe_fields import is_trained
+from distillation.teachers import TYPICAL, TeacherShape, stored_side
 
 
 class Rates(TypedDict, total=False):
@@ -55,6 +56,8 @@ def estimate(
     model = recipe.data.generator.model
     tier = "starter" if model == "starter" or is_trained(model) else "full"
     measured = measured or {}
+    teacher = recipe_teacher_shape(recipe)
+    taken = student if student.macs else _costliest(student, teacher)
     typical = TYPICAL_RATES[tier]
     images = image_count(recipe)
     minutes = FIXED_MINUTES
@@ -64,29 +67,44 @@ def estimate(
         expected = typical["images_per_s"] / tries / (side / TYPICAL_SIDE[tier]) ** 2
         minutes += _minutes(images, measured.get("images_per_s", expected))
     train_gmacs_per_s = measured.get("train_gmacs_per_s", typical["train_gmacs_per_s"])
-    gmacs_of_step = 3 * student.macs * recipe.training.batch_size / 1e9
+    gmacs_of_step = 3 * taken.macs * recipe.training.batch_size / 1e9
     steps = step_count(recipe)
     if "distil" not in reused:
         minutes += _minutes(gmacs_of_step * steps, train_gmacs_per_s) if steps else recipe.training.minutes or 0.0
-    stored = images
+    views, largest = recipe.training.views, stored_side(teacher.image_size)
+    stored = images * _stored_bytes(min(side, largest), views, teacher.embed_dim)
     if phase := recipe.training.agnostic:
-        stored += phase.max_images
-        views = phase.max_images * recipe.training.views
+        stored += phase.max_images * _stored_bytes(largest, views, teacher.embed_dim)
         if "embed" not in reused:
-            minutes += _minutes(views, measured.get("views_per_s", typical["views_per_s"]))
+            minutes += _minutes(phase.max_images * views, measured.get("views_per_s", typical["views_per_s"]))
         if "agnostic" not in reused:
             steps_of_phase = phase.steps or phase.max_images * phase.epochs / recipe.training.batch_size
             minutes += _minutes(gmacs_of_step * steps_of_phase, train_gmacs_per_s)
-    pixels = stored * min(side, 256) ** 2 * 3
-    features = stored * recipe.training.views * 2 * 512
     jpeg = images * side * side // 4
+    basis = _basis(measured, tier, recipe.training.agnostic is not None)
+    if taken is not student:
+        basis += f"; the costs of {student.architecture} are unknown, those of {taken.architecture} are taken"
+    if teacher == TYPICAL:
+        basis += f"; the size of {recipe.teacher.model} is unknown, that of a ViT-B-32 is taken"
     return {
         "images": images,
         "steps": steps,
         "minutes": round(minutes, 1),
-        "bytes": pixels + features + jpeg + 8 * student.params,
-        "basis": _basis(measured, tier, recipe.training.agnostic is not None),
+        "bytes": stored + jpeg + 8 * taken.params,
+        "basis": basis,
     }
+
+
+def _costliest(student: Resolved, teacher: TeacherShape) -> Resolved:
+    """The catalogue's student that takes longest to train, at the size of one whose costs it does not hold."""
+    row = max(students_for(teacher.image_size), key=lambda row: row.macs)
+    wanted = {"architecture": row.architecture, "image_size": student.image_size}
+    return resolve_student(Student.model_validate(wanted), teacher)
+
+
+def _stored_bytes(side: int, views: int, width: int) -> int:
+    """Of an image or photo: pixels, views with their features in fp16, label and holdout flag; see docs/scale.md."""
+    return 3 * side**2 + (2 * width + 20) * views + 5
 
 
 def _minutes(work: float, per_second: float) -> float:

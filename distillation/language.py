@@ -29,9 +29,13 @@ Ask = Callable[[str, int], str]
 ASKS = 4
 CONCURRENT_REQUESTS = 8
 LONGEST_OPTION = 80
-NEW_TOKENS = 192
 BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+(.+?)\s*$")
 FIELD = "data.prompts.language_model"
+
+
+def answer_tokens(count: int) -> int:
+    """Tokens that an answer may have: a line of six words for each option and one more, and words around the list."""
+    return 120 + 12 * (count + 1)
 
 
 def question(item: ClassSpec, superclass: str, dimension: str, count: int) -> str:
@@ -105,7 +109,8 @@ def options_of_classes(
     """Options of every class by name; ``on_class`` is told how many classes are done."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     workers = CONCURRENT_REQUESTS if language.kind == "openai" else 1
-    ask = chat_endpoint(language) if language.kind == "openai" else local_model(language)
+    tokens = answer_tokens(count)
+    ask = chat_endpoint(language, tokens) if language.kind == "openai" else local_model(language, tokens)
     with ThreadPoolExecutor(workers) as pool:
         try:
             answers = pool.map(lambda item: ask_options(ask, item, superclass, dimensions, count), classes)
@@ -118,10 +123,11 @@ def options_of_classes(
     return found
 
 
-def chat_endpoint(language: Language, *, attempts: int = 5, longest_wait: float = 20.0) -> Ask:
+def chat_endpoint(language: Language, tokens: int, *, attempts: int = 5, longest_wait: float = 20.0) -> Ask:
     """Ask an OpenAI-compatible endpoint; overload (429), 5xx and broken connections are retried.
 
     A key is read from the password of the endpoint's host in ``~/.netrc``, so that no recipe holds a secret.
+    An answer is cut after ``tokens``.
     """
     if not language.base_url:
         raise StageError(
@@ -154,7 +160,7 @@ def chat_endpoint(language: Language, *, attempts: int = 5, longest_wait: float 
             "model": language.model,
             "messages": [{"role": "user", "content": text}],
             "temperature": language.temperature,
-            "max_tokens": NEW_TOKENS,
+            "max_tokens": tokens,
             "seed": attempt,
         }
         try:
@@ -165,8 +171,11 @@ def chat_endpoint(language: Language, *, attempts: int = 5, longest_wait: float 
     return ask
 
 
-def local_model(language: Language) -> Ask:
-    """Ask a transformers chat model held in this process (on the GPU where there is one)."""
+def local_model(language: Language, tokens: int) -> Ask:
+    """Ask a transformers chat model held in this process (on the GPU where there is one).
+
+    An answer is cut after ``tokens``.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -189,8 +198,8 @@ def local_model(language: Language) -> Ask:
         sampling: dict[str, Any] = {"do_sample": language.temperature > 0}
         if language.temperature > 0:
             sampling |= {"temperature": language.temperature, "top_k": 50, "top_p": 0.95}
-        tokens = model.generate(**inputs, max_new_tokens=NEW_TOKENS, **sampling)
-        return str(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        answer = model.generate(**inputs, max_new_tokens=tokens, **sampling)
+        return str(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
     return ask
 

@@ -21,16 +21,16 @@ BATCH = 64
 def student_preprocess(teacher_cfg: dict[str, Any], image_size: int) -> dict[str, Any]:
     """The teacher's preprocessing at the student's size: the student learnt from pixels normalised that way.
 
-    Training images are square, so of the resize modes only ``squash`` and ``shortest`` are told apart.
+    Not its resize mode: the student learnt from undistorted squares and is measured on the centre squares of photos,
+    also where the teacher squashes them.
     """
-    mode = "squash" if teacher_cfg["resize_mode"] == "squash" else "shortest"
     return {
         "size": image_size,
         "mode": "RGB",
         "mean": list(teacher_cfg["mean"]),
         "std": list(teacher_cfg["std"]),
         "interpolation": teacher_cfg["interpolation"],
-        "resize_mode": mode,
+        "resize_mode": "shortest",
     }
 
 

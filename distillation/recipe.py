@@ -5,16 +5,14 @@ Unknown keys are refused and every error is reported at once, each with the path
 
 from __future__ import annotations
 
-import math
-import re
 import string
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from braceexpand import braceexpand
 from pydantic import Field, field_validator, model_validator
 
+from distillation.brace_patterns import count_paths
 from distillation.recipe_data import Data
 from distillation.recipe_fields import Section, is_local, located
 
@@ -199,13 +197,12 @@ class Agnostic(Section):
     @field_validator("source")
     @classmethod
     def _check_pattern(cls, value: str) -> str:
-        ranges = re.findall(r"\{(\d+)\.\.(\d+)", value)
-        if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > MAX_FILES:
-            raise ValueError(f"it names more than {MAX_FILES:,} files; give the folder that holds them")
         try:
-            braceexpand(value)
+            count = count_paths(value, MAX_FILES)
         except ValueError as error:
             raise ValueError(r"braces name several files, as in {000..009}; write \{ for the character") from error
+        if count > MAX_FILES:
+            raise ValueError(f"it names more than {MAX_FILES:,} files; give the folder that holds them")
         return value
 
 

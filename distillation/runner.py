@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import resource
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 
 from distillation.errors import DatasetError
 from distillation.protocol import INTERRUPTED, Interrupted, Reporter, Request, Stage, StageError, write_manifest
-from models.errors import ModelError
+from models.errors import ModelError, full_disk
 
 DONE, FAILED = 0, 1
 
@@ -41,8 +40,9 @@ def explain(error: BaseException) -> StageError:
         return error
     if isinstance(error, ModelError | DatasetError):
         return StageError(error.code, error.message, error.hint, getattr(error, "field", ""))
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StageError("disk_full", f"no space left while writing {error.filename or 'a file'}", "free disk, retry")
+    if full := full_disk(error):
+        name = getattr(full, "filename", None) or "a file"
+        return StageError("disk_full", f"no space left while writing {name}", "free disk, retry")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return StageError(
             "out_of_memory",

@@ -1,7 +1,8 @@
 """The files of one generate shard: memory-mapped while it grows, so that an interrupted shard goes on where it was.
 
 ``partial/`` holds one array row for every planned image and ``progress.npz``, which says which rows are whole; it is
-replaced atomically after everything it speaks of is on disk. Finishing copies the kept rows out, in order of index.
+replaced atomically after everything it speaks of is on disk. Finishing copies the kept rows out, in order of index;
+until then ``room`` keeps the disk space that the copies will need.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class ShardFiles:
             shapes: shape of one row and dtype, by name.
 
         Raises:
-            OSError: the disk has no room for the whole shard (found here, not in the middle of the work).
+            OSError: the disk has no room for the whole shard and the copy that finishing makes (found here, not in
+                the middle of the work).
         """
         folder = out / "partial"
         saved = folder / "progress.npz"
@@ -91,13 +93,8 @@ class ShardFiles:
                 return cls(folder, arrays, progress)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        arrays = {}
-        for name, (shape, dtype) in wanted.items():
-            path = folder / f"{name}.npy"
-            arrays[name] = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-            # A full disk under a sparse memory map kills the process; reserving the room gives an error.
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        arrays = {name: _new_array(folder / f"{name}.npy", dtype, shape) for name, (shape, dtype) in wanted.items()}
+        _reserve(folder / "room", sum((folder / f"{name}.npy").stat().st_size for name in wanted))
         return cls(folder, arrays, Progress(np.zeros(rows, np.int8), np.zeros(rows, np.int16)))
 
     def save(self) -> None:
@@ -112,10 +109,15 @@ class ShardFiles:
         fresh.replace(self.folder / "progress.npz")
 
     def finish(self, out: Path) -> NDArray[np.intp]:
-        """Write the kept rows of every array to ``out`` and return their numbers. May be repeated after a crash."""
+        """Write the kept rows of every array to ``out`` and return their numbers. May be repeated after a crash.
+
+        Raises:
+            OSError: the disk is full; what was saved is still whole.
+        """
         kept = np.flatnonzero(self.progress.state == KEPT)
+        (self.folder / "room").unlink(missing_ok=True)
         for name, array in self.arrays.items():
-            target = open_memmap(out / f"{name}.npy", mode="w+", dtype=array.dtype, shape=(len(kept), *array.shape[1:]))
+            target = _new_array(out / f"{name}.npy", array.dtype, (len(kept), *array.shape[1:]))
             for start in range(0, len(kept), COPY_ROWS):
                 target[start : start + COPY_ROWS] = array[kept[start : start + COPY_ROWS]]
             target.flush()
@@ -124,4 +126,18 @@ class ShardFiles:
     def remove(self) -> None:
         """Remove the unfinished shard; call it once everything in ``out`` is whole."""
         self.arrays.clear()
+        # First: without it the rest is thrown away, should a kill leave some of it.
+        (self.folder / "progress.npz").unlink(missing_ok=True)
         shutil.rmtree(self.folder)
+
+
+def _new_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[Any]]:
+    """A memory-mapped array with its room on the disk: without it, a full disk kills the process that writes to it."""
+    array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    _reserve(path, path.stat().st_size)
+    return array
+
+
+def _reserve(path: Path, size: int) -> None:
+    with path.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, size)

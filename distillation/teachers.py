@@ -35,6 +35,11 @@ TYPICAL = TeacherShape(224, 512, 87_849_216, known=False)
 """A ViT-B-32: what is guessed of a teacher that is only on a hub."""
 
 
+def stored_side(image_size: int) -> int:
+    """Side in pixels at which images are kept for a teacher of that input: a little more, for the crops."""
+    return round(image_size * 8 / 7)
+
+
 def teacher_shape(model: str, folder: Path | None) -> TeacherShape:
     """The shape of a teacher, read from its folder or from the catalogue.
 

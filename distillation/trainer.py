@@ -180,6 +180,8 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             if self._compiled is None or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
                 raise
+            if self._recordable and torch.cuda.is_current_stream_capturing():
+                raise  # it cannot be recorded, but is compiled
             log.warning("torch.compile failed, the student is trained without it: %.300s", error)
         # No C compiler here, or an operator that the compiler cannot take: eager does the same, slower.
         self._compiled = None

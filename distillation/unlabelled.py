@@ -33,11 +33,20 @@ def dataset_photos(folder: Path, limit: int) -> tuple[Iterator[NDArray[np.uint8]
 
 
 def source_photos(source: str, side: int, limit: int) -> Iterator[NDArray[np.uint8]]:
-    """At most ``limit`` photos of a parquet or tar source, in its order; broken ones are left out.
+    """The first ``limit`` photos of a parquet or tar source, decoded; broken ones are left out.
+
+    Args:
+        source: see :func:`encoded_photos`.
+        side: of the square that each photo is cut and resized to.
+    """
+    return (photo.pixels for photo in decode_photos(encoded_photos(source, limit), side) if photo.pixels is not None)
+
+
+def encoded_photos(source: str, limit: int) -> Iterator[Photo]:
+    """The first ``limit`` photos of a parquet or tar source, in its order, as they are; some may be broken.
 
     Args:
         source: a path or URL that fsspec opens; ``{000..009}`` stands for several files, a folder for those in it.
-        side: of the square that each photo is cut and resized to.
 
     Raises:
         DatasetError: nothing can be read there.
@@ -46,11 +55,8 @@ def source_photos(source: str, side: int, limit: int) -> Iterator[NDArray[np.uin
     for path in _files(source):
         try:
             with fsspec.open(path, "rb") as file:
-                contents = (Photo(path, -1, content) for content in _contents(path, file))
-                for photo in decode_photos(contents, side):
-                    if photo.pixels is None:
-                        continue
-                    yield photo.pixels
+                for content in _contents(path, file):
+                    yield Photo(path, -1, content)
                     given += 1
                     if given == limit:
                         return
@@ -60,8 +66,6 @@ def source_photos(source: str, side: int, limit: int) -> Iterator[NDArray[np.uin
             raise DatasetError(
                 f"{path} cannot be read: {error}", "give parquet or webdataset tar files by a path or URL"
             ) from error
-    if not given:
-        raise DatasetError(f"{source} holds no readable photo", "photos are JPEG, PNG or WEBP files in parquet or tar")
 
 
 def _files(source: str) -> list[str]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class ModelError(Exception):
     """A model cannot be loaded or run.
@@ -17,3 +22,25 @@ class ModelError(Exception):
     def __init__(self, code: str, message: str, hint: str = "", field: str = "") -> None:
         super().__init__(message)
         self.code, self.message, self.hint, self.field = code, message, hint, field
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The error and those behind it, the last one first."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
+
+
+def full_disk(error: BaseException) -> BaseException | None:
+    """The first cause of ``error`` that says that a disk or a quota is full, or None."""
+    return next((item for item in causes(error) if _says_full(item)), None)
+
+
+def _says_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    # Libraries in Rust (safetensors, the hub's downloader) raise types of their own.
+    return any(os.strerror(code) in str(error) for code in FULL)

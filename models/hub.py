@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub import errors as hub
 
-from models.errors import ModelError
+from models.errors import ModelError, causes, full_disk
 
 MISSING = (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.RemoteEntryNotFoundError)
 REFUSED = (401, 403)
@@ -35,13 +33,9 @@ def snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path
 
 def explain_hub_error(error: BaseException, what: str, field: str = "") -> ModelError:
     """The ModelError for an exception of a loader, by the first known cause in its chain."""
-    chain = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
+    chain = causes(error)
     # This machine's own trouble first: loaders wrap it in errors of their own about files that are not there.
-    if any(_is_disk_full(item) for item in chain):
+    if full_disk(error):
         return ModelError(
             "disk_full",
             f"{what} could not be stored: no space is left",
@@ -79,9 +73,3 @@ def explain_hub_error(error: BaseException, what: str, field: str = "") -> Model
             field,
         )
     return ModelError("weights_missing", f"{what} could not be loaded: {error}", "check the files", field)
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return os.strerror(errno.ENOSPC) in str(error)  # the hub's downloader in Rust raises a RuntimeError

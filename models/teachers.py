@@ -173,6 +173,7 @@ def load_teacher(
             f"local-dir:{folder}" if folder else model,
             pretrained=None if folder else pretrained,
             require_pretrained=True,
+            force_quick_gelu=bool(config.get("quick_gelu")),
             force_custom_text=True,
         )
     except Exception as error:
@@ -218,6 +219,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _builtin_config(model: str, pretrained: str | None) -> dict[str, Any]:
+    """The configuration of a named model with these weights."""
     config: dict[str, Any] | None = open_clip.get_model_config(model)
     if config is None:
         near = difflib.get_close_matches(model, open_clip.list_models(), 3, 0.4)
@@ -225,9 +227,8 @@ def _builtin_config(model: str, pretrained: str | None) -> dict[str, Any]:
             "weights_missing", f"open_clip knows no model {model!r}", f"close matches: {near}", "teacher.model"
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
-    # As open_clip compares them.
-    is_tag = (pretrained or "").lower().replace("-", "_") in {tag.lower().replace("-", "_") for tag in tags}
-    if not is_tag and not (pretrained and Path(pretrained).is_file()):
+    weights: dict[str, Any] = open_clip.get_pretrained_cfg(model, pretrained or "")  # of a tag; empty for a file
+    if not weights and not (pretrained and Path(pretrained).is_file()):
         near = difflib.get_close_matches(pretrained or "", tags, 3, 0.3) or tags[:5]
         raise ModelError(
             "weights_missing",
@@ -235,13 +236,17 @@ def _builtin_config(model: str, pretrained: str | None) -> dict[str, Any]:
             f"known tags: {near}",
             "teacher.pretrained",
         )
-    if not is_tag and not str(pretrained).endswith(".safetensors"):
+    if not weights and not str(pretrained).endswith(".safetensors"):
         raise ModelError(
             "weights_missing",
             f"{pretrained} is not a safetensors file; pickled weights are not read",
             "convert it to safetensors",
             "teacher.pretrained",
         )
+    # Many tags need QuickGELU where their model's configuration has GELU: open_clip only warns of that. No tag needs
+    # GELU: those that say nothing were trained as the configuration is.
+    if weights.get("quick_gelu"):
+        config["quick_gelu"] = True
     return config
 
 

@@ -10,6 +10,7 @@ from braceexpand import braceexpand
 from sqlalchemy.orm import Session
 
 from api.errors import FieldError, Problem, field_error
+from api.jobs.overlaps import overlap_warnings
 from distillation.catalogue import Resolved, resolve_student
 from distillation.class_matching import match_classes
 from distillation.errors import DatasetError
@@ -69,6 +70,7 @@ def check(session: Session, recipe: Recipe) -> Checked:
             f"how large the image tower of {recipe.teacher.model} is, is known once a worker has loaded it; until then "
             f"it is taken for a ViT-B-32's ({teacher.params_image_tower:,}), so the student may turn out another one"
         )
+    warnings += overlap_warnings(session, recipe)
     recipe = _with_licence(session, recipe)
     return Checked(recipe, plan(recipe, fingerprints(session)), teacher, student, warnings)
 
@@ -206,10 +208,10 @@ def _datasets(session: Session, recipe: Recipe, warnings: list[str]) -> list[Fie
             if session.get(Dataset, source) is None:
                 errors.append(field_error(pointer, f"there is no dataset '{source}'", "unknown_dataset"))
         elif not source.startswith(URL_SCHEMES):
-            missing = [path for path in braceexpand(source) if not Path(path).exists()]
-            if missing:
-                more = f" and {len(missing) - 1:,} more do" if len(missing) > 1 else " does"
-                errors.append(field_error(pointer, f"{missing[0]}{more} not exist on this server", "unknown_dataset"))
+            missing = (path for path in braceexpand(source) if not Path(path).exists())
+            if (first := next(missing, None)) is not None:
+                more = f" and {others:,} more do" if (others := sum(1 for _ in missing)) else " does"
+                errors.append(field_error(pointer, f"{first}{more} not exist on this server", "unknown_dataset"))
     return errors
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from distillation.export.card_snippets import ONNX_SNIPPET, ONNX_SQUASH_SNIPPET, OPEN_CLIP_SNIPPET
+from distillation.export.card_snippets import ONNX_SNIPPET, OPEN_CLIP_SNIPPET
 from distillation.plan import model_folder
 from distillation.recipe import Recipe
 from distillation.recipe_data import draws_in_one_step
@@ -55,12 +55,11 @@ def stated_licence(stated: str, model: str, kind: str) -> str:
     return str(data.get("license_name") or data.get("license") or UNSTATED)
 
 
-def write_card(folder: Path, recipe: Recipe, report: dict[str, Any], prompts: list[str], resize_mode: str) -> None:
+def write_card(folder: Path, recipe: Recipe, report: dict[str, Any], prompts: list[str]) -> None:
     """Write ``README.md`` with hub metadata.
 
     Args:
         report: the evaluation report with latency and int8 filled in.
-        resize_mode: of the student's preprocessing; decides how the onnxruntime example prepares a photo.
     """
     data = ModelCardData(
         language="en",
@@ -78,7 +77,7 @@ def write_card(folder: Path, recipe: Recipe, report: dict[str, Any], prompts: li
         _scores(report),
         _size_and_speed(report),
         _origin(recipe, report, prompts),
-        _usage(report, resize_mode),
+        _usage(report),
     ]
     ModelCard("\n".join(sections)).save(folder / "README.md")
 
@@ -87,6 +86,8 @@ def _eval_results(recipe: Recipe, report: dict[str, Any]) -> list[EvalResult]:
     """Real photos where there are any; else the synthetic score, labelled as such."""
     real = report["real"]
     name = real["dataset"] if real else "held-out synthetic images"
+    if real and real.get("notes"):
+        name += " (see the notes under Scores)"
     scores = (real or report["synthetic"])["student"]
     return [
         EvalResult(
@@ -140,6 +141,8 @@ def _scores(report: dict[str, Any]) -> str:
             rows.append(f"| {title} ({section['images']:,}) | {who} | {' | '.join(values)} |")
     section = report["real"] or report["synthetic"]
     on = f"real photos of `{report['real']['dataset']}`" if report["real"] else "held-out synthetic images"
+    if report["real"]:
+        rows += [line for note in report["real"].get("notes", []) for line in ("", f"**{note}**")]
     rows += [
         "",
         f"On {on} the student gives the teacher's answer for {_percent(section['agreement'])} of the images; the mean "
@@ -205,9 +208,8 @@ def _origin(recipe: Recipe, report: dict[str, Any], prompts: list[str]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _usage(report: dict[str, Any], resize_mode: str) -> str:
+def _usage(report: dict[str, Any]) -> str:
     text = f"## Use\n\nIn open_clip, from this folder:\n\n```python\n{OPEN_CLIP_SNIPPET}```\n"
     if report["parity"].get("classifier.onnx") is not None:
-        snippet = ONNX_SQUASH_SNIPPET if resize_mode == "squash" else ONNX_SNIPPET
-        text += f"\nIn onnxruntime, without PyTorch:\n\n```python\n{snippet}```\n"
+        text += f"\nIn onnxruntime, without PyTorch:\n\n```python\n{ONNX_SNIPPET}```\n"
     return text

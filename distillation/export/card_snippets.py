@@ -21,7 +21,7 @@ with torch.inference_mode():
 print(domain["labels"][int(probabilities.argmax())], float(probabilities.max()))
 """
 
-_ONNX_HEAD = """\
+ONNX_SNIPPET = """\
 import json
 import numpy as np
 import onnxruntime
@@ -30,31 +30,13 @@ from PIL import Image, ImageOps
 labels = json.load(open("labels.json", encoding="utf-8"))["labels"]
 cfg = json.load(open("preprocess.json", encoding="utf-8"))
 image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
-"""
-
-_ONNX_TAIL = """\
+side = min(image.size)
+left, top = (image.width - side) // 2, (image.height - side) // 2
+square = (left, top, left + side, top + side)
+image = image.resize((cfg["size"], cfg["size"]), Image.Resampling[cfg["interpolation"].upper()], box=square)
 pixels = (np.asarray(image, dtype=np.float32) / 255 - cfg["mean"]) / cfg["std"]
 batch = pixels.transpose(2, 0, 1)[None].astype(np.float32)
 session = onnxruntime.InferenceSession("classifier.onnx")
 probabilities = session.run(None, {"image": batch})[0][0]
 print(labels[int(probabilities.argmax())], float(probabilities.max()))
 """
-
-ONNX_SNIPPET = (
-    _ONNX_HEAD
-    + """\
-side = min(image.size)
-left, top = (image.width - side) // 2, (image.height - side) // 2
-square = (left, top, left + side, top + side)
-image = image.resize((cfg["size"], cfg["size"]), Image.Resampling[cfg["interpolation"].upper()], box=square)
-"""
-    + _ONNX_TAIL
-)
-
-ONNX_SQUASH_SNIPPET = (
-    _ONNX_HEAD
-    + """\
-image = image.resize((cfg["size"], cfg["size"]), Image.Resampling[cfg["interpolation"].upper()])
-"""
-    + _ONNX_TAIL
-)

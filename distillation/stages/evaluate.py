@@ -15,6 +15,7 @@ from torch import Tensor
 from distillation.distilling import load_recipe_teacher
 from distillation.image_sets import ImageSet, cached_teacher_features, real_images, synthetic_images
 from distillation.metrics import agreement, classification_metrics, confusions, feature_cosine, per_class_table
+from distillation.photo_notes import photo_notes
 from distillation.preprocess import embed, student_preprocess
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Interrupted, Reporter, Request, StageError, versions, write_atomically
@@ -76,9 +77,15 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     real = None
     if photos is not None:
         real = Measured(photos.labels, encoders.teacher(photos), encoders.student(photos), head)
+    notes: list[str] = []
+    if photos is not None:
+        seen = _summary(shards[0]).get("learnt_from", [])  # absent in a shard of an earlier version
+        notes = photo_notes(recipe, request.inputs["dataset"][0], seen, teacher.image_size)
+        for note in notes:
+            report.warning("real_photos", note)
     content = {
         **_models(request, teacher),
-        **_scores(recipe.domain.class_names, synthetic, real, request),
+        **_scores(recipe.domain.class_names, synthetic, real, notes, request),
         "generation": _generation(shards),
         "training": _training(request, distilled),
         "versions": versions(),
@@ -151,12 +158,14 @@ def _models(request: Request, teacher: TeacherModel) -> dict[str, Any]:
     }
 
 
-def _scores(names: list[str], synthetic: Measured, real: Measured | None, request: Request) -> dict[str, Any]:
+def _scores(
+    names: list[str], synthetic: Measured, real: Measured | None, notes: list[str], request: Request
+) -> dict[str, Any]:
     """Sections ``synthetic`` to ``confusions``; tables are about real photos where there are any."""
     sections: dict[str, Any] = {"synthetic": synthetic.section(), "real": None, "gap": None}
     if real is not None:
         dataset = Path(request.recipe.evaluation.dataset or request.inputs["dataset"][0]).name
-        sections["real"] = {**real.section(), "dataset": dataset}
+        sections["real"] = {**real.section(), "dataset": dataset, "notes": notes}
         sections["gap"] = {
             who: sections["synthetic"][who]["acc1"] - sections["real"][who]["acc1"] for who in ("teacher", "student")
         }

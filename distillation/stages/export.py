@@ -90,7 +90,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
     progress.done()
     content |= {"int8": asdict(int8), "parity": parity, "machine": machine()}
     _write_texts(encoder, request, cfg)
-    write_card(encoder, recipe, content, sample_prompts(request.inputs["generate"]), cfg["resize_mode"])
+    write_card(encoder, recipe, content, sample_prompts(request.inputs["generate"]))
     content["files"] = [
         {"name": path.name, "sha256": file_sha256(path), "size": path.stat().st_size}
         for path in sorted(encoder.iterdir())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from distillation.embedding import Embedder
 from distillation.jpeg import JpegWriter
+from distillation.photo_notes import learnt_from
 from distillation.plan import resolve_model
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Interrupted, Reporter, Request, StageError, write_atomically
@@ -24,6 +25,7 @@ from distillation.recipe import Recipe
 from distillation.sampling_plan import Row, describe_rows, image_seed, shard_rows
 from distillation.shard_files import GIVEN_UP, KEPT, Progress, ShardFiles
 from distillation.shard_samples import write_samples
+from distillation.teachers import stored_side
 from models.generators import load_generator
 from models.sampling import Sampler
 from models.teachers import load_teacher
@@ -52,7 +54,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
         zero_shot_prompts(recipe.domain),
         on_halved=lambda size: report.warning("batch_halved", f"memory ran out: the teacher sees {size} views at once"),
     )
-    side = min(sampler.size, round(teacher.image_size * 8 / 7))
+    side = min(sampler.size, stored_side(teacher.image_size))
     views = recipe.training.views
     files = ShardFiles.open(
         out,
@@ -77,7 +79,7 @@ def run(request: Request, report: Reporter) -> dict[str, object]:
         write_samples(out, described)
     summary = _summary(files.progress)
     files.remove()
-    return summary
+    return {**summary, "learnt_from": learnt_from(generator)}
 
 
 def _generator(request: Request) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from distillation.checkpoints import load_newest
+from distillation.datasets import read_info
 from distillation.embedding import Embedder
 from distillation.generator_recipe import DEFAULT_STEPS, GeneratorRecipe, unusable_teacher
 from distillation.generator_training import reading
@@ -25,6 +26,7 @@ from distillation.generator_training.reading import read_anew, reads_alike
 from distillation.generator_training.text_encoder import Texts, teacher_texts
 from distillation.generator_training.trainer import GeneratorTrainer
 from distillation.generator_training.training import train
+from distillation.photo_notes import learnt_from
 from distillation.plan import resolve_model
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Interrupted, Reporter, Request, StageError, versions, write_atomically
@@ -67,12 +69,12 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
             raise Interrupted
 
     bank = PhotoBank.fill(critic, looked_at, on_looked)
-    learnt_from = (split.domain, critic, bank, texts, recipe.seed)
+    given = (split.domain, critic, bank, texts, recipe.seed)
     trainer: GeneratorTrainer
     if base is None:
-        trainer = FromNothing(*learnt_from)
+        trainer = FromNothing(*given)
     else:
-        trainer = FromBase(*learnt_from, _reading(*base, texts, split.domain, request, report))
+        trainer = FromBase(*given, _reading(*base, texts, split.domain, request, report))
     trained = train(trainer, recipe, request.out, report)
     if report.stop_requested:
         raise Interrupted  # the last checkpoint is of the whole training
@@ -88,6 +90,7 @@ def run(request: Request[GeneratorRecipe], report: Reporter) -> dict[str, object
         "taught": (taught := [list(item.names) for item in split.domain.classes]),
         "size": recipe.size,
         "photos": {"training": len(bank.images), "held_out": len(held_out)},
+        "learnt_from": [read_info(split.folder).fingerprint, *learnt_from(base_folder or "")],
         "teacher": recipe.teacher.model,
         "training": {"method": trainer.METHOD, **trained},
         "seed": recipe.seed,

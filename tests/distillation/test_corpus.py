@@ -112,6 +112,32 @@ def test_folders_that_do_not_belong_together(tmp_path: Path) -> None:
         Corpus.open([write(tmp_path / "a", 0, 3), write(tmp_path / "b", 0, 3, side=16)], CPU)
 
 
+def moved(corpus: Corpus, free: float, total: float, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a GPU with so much memory would be given the images."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, total))
+    corpus._move_to_device()
+    return corpus._resident is not None
+
+
+@pytest.mark.parametrize(("total", "left"), [(140 * 2**30, 16 * 2**30), (24 * 2**30, 0.4 * 24 * 2**30)])
+def test_what_leaves_enough_for_the_step_moves_to_the_gpu(
+    total: int, left: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten images of 8 x 8 x 3 + 2 x 20 + 2 x 8 bytes, however large a share of the memory they take."""
+    folder, size = write(tmp_path / "a", 0, 15), 10 * (192 + 40 + 16)
+    assert not moved(Corpus.open([folder], CPU), left + size - 1, total, monkeypatch)
+    assert moved(Corpus.open([folder], CPU), left + size, total, monkeypatch)
+
+
+def test_photos_beside_the_images_leave_the_step_as_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a GPU of 1,000 bytes two images take half; a photo would leave a quarter, and the step is kept 400 bytes."""
+    images, photos = (Corpus.open([write(tmp_path / f"{count}", 0, count)], CPU) for count in (3, 2))
+    size, total = 2 * (192 + 40 + 16), 1000
+    assert moved(images, total, total, monkeypatch)
+    assert not moved(photos, total - size, total, monkeypatch)
+    assert photos.batch(0, 2, seed=0).images[:, 0, 0, 0].tolist() == [1, 1], "read where they are"
+
+
 def test_pixels_stay_on_disk(corpus: Corpus) -> None:
     assert all(isinstance(array.base, np.memmap) for shard in corpus.shards for array in shard)
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from distillation import distilling
+from distillation import distilling, photo_decoding
 from distillation.errors import DatasetError
 from distillation.protocol import Interrupted, StageError
 from distillation.stages import agnostic, distil, embed
@@ -161,6 +161,78 @@ def test_agnostic(
     assert "agreement" not in summary
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The photos that have been decoded."""
+    found: list[bytes] = []
+    decode = photo_decoding.decode_square
+
+    def noted(content: bytes, side: int) -> np.ndarray:
+        found.append(content)
+        return decode(content, side)
+
+    monkeypatch.setattr(photo_decoding, "decode_square", noted)
+    return found
+
+
+def test_each_process_decodes_its_own_photos_and_the_order_is_that_of_one(
+    teacher_folder: Path, tmp_path: Path, decoded: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders of ten places; a broken photo shortens its own, and one without a photo is left out."""
+    monkeypatch.setattr(embed, "SHARD", 10)
+    files = [jpeg(image) for image in coloured_images(0, 80)[0]]
+    files[3] = files[12] = b"broken"
+    files[20:20] = [b"broken"] * 10
+    source = tmp_path / "photos.parquet"
+    pq.write_table(pa.table({"image": files}), source)
+    wanted = training_recipe(teacher_folder, agnostic={"source": str(source)})
+    alone = embed.run(request("embed", wanted, {}, tmp_path / "alone"), Heard())
+    assert len(decoded) == len(files) == 46
+
+    monkeypatch.setattr(embed, "size", lambda: 3)
+    for rank, own in enumerate((20, 16, 10)):  # the last folder has six
+        decoded.clear()
+        monkeypatch.setattr(embed, "rank", lambda rank=rank: rank)
+        shared = embed.run(request("embed", wanted, {}, tmp_path / "shared"), Heard())
+        assert len(decoded) == own
+    assert shared["photos"] == alone["photos"] == 34
+    decoded.clear()
+    embed.run(request("embed", wanted, {}, tmp_path / "alone"), Heard())
+    assert decoded == [b"broken"] * 10, "of an earlier attempt's folders nothing is decoded again"
+
+    one, three = (embed.photo_folders(tmp_path / name) for name in ("alone", "shared"))
+    assert [folder.name for folder in one] == [folder.name for folder in three] == ["00000", "00001", "00003", "00004"]
+    assert [len(np.load(folder / "pixels.npy")) for folder in one] == [9, 9, 10, 6]
+    for ours, theirs in zip(one, three, strict=True):
+        for name in ("pixels", "views", "features", "holdout"):
+            assert np.array_equal(np.load(ours / f"{name}.npy"), np.load(theirs / f"{name}.npy")), (ours, name)
+
+
+def test_a_broken_photo_shifts_no_other(teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed, "SHARD", 10)
+    files = [jpeg(image) for image in coloured_images(0, 80)[0]]
+    views = {}
+    for name in ("whole", "damaged"):
+        source = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"image": files}), source)
+        wanted = training_recipe(teacher_folder, agnostic={"source": str(source)})
+        embed.run(request("embed", wanted, {}, tmp_path / name), Heard())
+        views[name] = [np.load(folder / "views.npy") for folder in embed.photo_folders(tmp_path / name)]
+        files[3] = b"broken"
+    views["whole"][0] = np.delete(views["whole"][0], 3, axis=0)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(*views.values(), strict=True))
+
+
+@pytest.mark.parametrize("readable", [0, 1])
+def test_too_few_readable_photos(readable: int, teacher_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "photos.parquet"
+    files = [jpeg(image) for image in coloured_images(0, 80)[0]][:readable] + [b"broken"] * 3
+    pq.write_table(pa.table({"image": files}), source)
+    wanted = training_recipe(teacher_folder, agnostic={"source": str(source)})
+    with pytest.raises(StageError, match=f"photos.parquet holds {readable} readable photos"):
+        embed.run(request("embed", wanted, {}, tmp_path / "out"), Heard())
+
+
 def test_photos_are_mixed_into_the_second_phase(teacher_folder: Path, shards: list[Path], tmp_path: Path) -> None:
     """A student that may see no green learns green from the photos: the agreement on all held-out images tells."""
     shutil.copytree(shards[1], tmp_path / "photos" / "00000")
@@ -186,12 +258,12 @@ def test_agnostic_takes_as_many_as_asked(source: tuple[str, dict[str, list[Path]
     """All but a few of them, too: every second one would be far fewer."""
     name, inputs = source
     for asked in (20, 60):
-        photos, most = embed.given_photos(
+        given = embed.given_photos(
             request("embed", training_recipe(Path("/x"), agnostic={"source": name}), inputs, Path("/tmp")),
             agnostic.Agnostic(source=name, max_images=asked),
             64,
         )
-        assert len(list(photos)) == most == asked
+        assert len(list(given.decode(given.photos))) == given.most == asked
 
 
 def test_progress_of_a_dataset_ends_at_its_size(tmp_path: Path) -> None:

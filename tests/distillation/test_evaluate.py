@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillation.datasets import import_dataset
+from distillation.datasets import import_dataset, read_info
 from distillation.errors import DatasetError
 from distillation.image_sets import ImageSet
 from distillation.protocol import Interrupted, Reporter, Request, StageError
@@ -110,6 +110,39 @@ def test_a_missing_class_is_a_warning_and_no_class_an_error(
     import_dataset(write_photos(tmp_path / "cars", ("car", "lorry")), tmp_path / "none")
     with pytest.raises(DatasetError, match="none of the dataset's classes"):
         run_stage(evaluate, "evaluate", wanted, {**inputs, "dataset": [tmp_path / "none"]}, tmp_path / "out")
+
+
+def write_shard_summary(folder: Path, **more: object) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["summary"] |= more
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_photos_that_were_learnt_from_or_enlarged_are_noted(tmp_path: Path, teacher_folder: Path) -> None:
+    import_dataset(write_photos(tmp_path / "photos"), tmp_path / "ds_photos")
+    import_dataset(tmp_path / "photos", tmp_path / "small", side=63)
+    wanted = recipe(str(teacher_folder), evaluation={"dataset": "ds_photos"})
+    inputs = stage_inputs(tmp_path, wanted)
+
+    def noted(dataset: str, source: str) -> list[str]:
+        changed = recipe(
+            str(teacher_folder), evaluation={"dataset": "ds_photos"}, training={"agnostic": {"source": source}}
+        )
+        given = {**inputs, "dataset": [tmp_path / dataset]}
+        _, events = run_stage(evaluate, "evaluate", changed, given, tmp_path / "out")
+        notes: list[str] = json.loads((tmp_path / "out" / "report.json").read_text())["real"]["notes"]
+        assert notes == [event["message"] for event in events if event["event"] == "warning"]
+        return notes
+
+    assert noted("ds_photos", "ds_others") == []
+    (student,) = noted("ds_photos", "ds_photos")
+    assert "student learnt from these photos" in student
+    (enlarged,) = noted("small", "ds_others")
+    assert "stored at 63 pixels" in enlarged and "which takes 64" in enlarged
+    for folder in inputs["generate"]:
+        write_shard_summary(folder, learnt_from=["of a base", read_info(tmp_path / "ds_photos").fingerprint])
+    (generator,) = noted("ds_photos", "ds_others")
+    assert "generator learnt from these photos" in generator
 
 
 def test_a_stop_is_noticed_between_batches(tmp_path: Path, teacher_folder: Path, inputs: dict[str, list[Path]]) -> None:

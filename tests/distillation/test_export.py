@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from timm.models.hgnet import LearnableAffineBlock
 
-from distillation.export.card import stated_licence
+from distillation.export.card import stated_licence, write_card
 from distillation.export.int8 import gate_pixels, judge, quantise
 from distillation.export.onnx_files import check_onnx, open_session, run_session, write_image_encoder
 from distillation.image_sets import ImageSet
@@ -284,6 +284,19 @@ def test_card_says_what_it_is_honestly(exported: tuple[Path, dict[str, Any]], st
     assert "imagenet-research-only" in text  # the card beside the starter generator's weights
     assert f"{report['teacher']['params_image_tower']:,}" in text and f"{report['teacher']['params_total']:,}" in text
     assert "a photo of a red, at night" in text and "data 0, training 0" in text and "torch 2" in text
+
+
+def test_card_and_hub_metadata_do_not_hide_what_photos_were_learnt_from(
+    exported: tuple[Path, dict[str, Any]], stages: tuple[Any, Any], tmp_path: Path
+) -> None:
+    report, shown = exported[1], {}
+    for notes in ([], ["The generator learnt from these photos."]):
+        real = {**report["synthetic"], "dataset": "ds_photos", "notes": notes}
+        write_card(tmp_path, stages[0], {**report, "real": real, "gap": {"teacher": 0.0, "student": 0.0}}, [])
+        card = ModelCard.load(tmp_path / "README.md")
+        names = {result.dataset_name for result in card.data.eval_results}
+        shown[len(notes)] = (names, "**The generator learnt from these photos.**" in card.text)
+    assert shown == {0: ({"ds_photos"}, False), 1: ({"ds_photos (see the notes under Scores)"}, True)}
 
 
 def test_examples_of_the_card_run_as_they_stand(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import open_clip
@@ -43,4 +44,6 @@ def test_its_text_tower_reaches_the_encoder(tmp_path: Path, plain_folder: Path) 
     with torch.inference_mode():
         difference = (model.eval().encode_text(tokens) - teacher.encode_text(tokens)).abs().max().item()
     assert type(model) is open_clip.CustomTextCLIP and difference < 1e-6
-    assert transform.transforms[0].size == (48, 48)  # squashed, as the teacher does
+    assert transform.transforms[0].size == 48, "photos keep their shape, though the teacher squashes them"
+    how = json.loads((tmp_path / "export" / "encoder" / "preprocess.json").read_text())
+    assert how["resize_mode"] == "shortest"

@@ -82,6 +82,7 @@ def test_shards_hold_what_the_contract_says(
     report = Reporter(io.StringIO())
     first, second = make_request(recipe, tmp_path), make_request(recipe, tmp_path, shard=1)
     summary = generate.run(first, report)
+    assert summary["learnt_from"] == [], "the pipeline does not say"
     generate.run(second, Reporter(io.StringIO()))
 
     out = first.out

@@ -144,6 +144,8 @@ def test_training_goes_on_from_a_generator(teacher_folder: Path, tmp_path: Path)
     assert 0 <= apart["generated"] <= 2 and 0 < apart["held_out"] <= 2
     assert f"| {apart['generated']:.4f} | {apart['held_out']:.4f} |" in card
     assert report["licence"] == "mine; of the base's photos: CC0-1.0" and report["licence"] in card
+    fingerprint = read_info(photos).fingerprint
+    assert report["learnt_from"] == [fingerprint, fingerprint], "its own photos, and its base's"
 
 
 def test_photos_are_split_by_class_and_seed(tmp_path: Path, teacher_folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -101,8 +102,12 @@ def test_a_bad_answer_is_asked_again_then_fails_clearly() -> None:
     assert caught.value.hint
 
 
+LINE_TOKENS = 8
+"""Of a bullet with six words."""
+
+
 class ChatServer:
-    """A small chat endpoint that fails as told before it answers with a list."""
+    """A small chat endpoint that fails as told before it answers with the list, cut where no tokens are left."""
 
     def __init__(self, statuses: list[int]) -> None:
         self.statuses, self.bodies = statuses, []
@@ -112,7 +117,9 @@ class ChatServer:
             def do_POST(self) -> None:
                 outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 status = outer.statuses.pop(0) if outer.statuses else 200
-                text = "\n".join(f"- option {i}" for i in range(1, 5))
+                wanted = int(re.findall(r"List (\d+)", outer.bodies[-1]["messages"][0]["content"])[0])
+                lines = min(wanted, outer.bodies[-1]["max_tokens"] // LINE_TOKENS)
+                text = "\n".join(f"- option {i}" for i in range(1, lines + 1))
                 content = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
@@ -154,11 +161,20 @@ def test_prompts_stage_asks_a_chat_endpoint(chat_server: ChatServer, tmp_path: P
     assert chat_server.bodies[0]["model"] == "tiny"
 
 
+def test_an_answer_has_room_for_the_most_options(chat_server: ChatServer, tmp_path: Path) -> None:
+    chat_server.statuses.clear()
+    endpoint = {"kind": "openai", "model": "tiny", "base_url": chat_server.url}
+    recipe = make_recipe(language_model=endpoint, options=30, dimensions={"location": ["unused"]})
+    stage.run(Request("prompts", 0, "", recipe, {}, tmp_path), Reporter(io.StringIO()))
+    written = json.loads((tmp_path / "prompts.json").read_text())
+    assert len(written["classes"]["goldfish"]) == 30
+
+
 def test_a_refusing_endpoint_is_not_asked_again(chat_server: ChatServer) -> None:
     chat_server.statuses[:] = [401]
     language = Language(kind="openai", model="tiny", base_url=chat_server.url)
     with pytest.raises(StageError, match="answered 401") as caught:
-        chat_endpoint(language)("a question", 0)
+        chat_endpoint(language, 100)("List 3 things", 0)
     assert caught.value.code == "language_model_failed"
     assert "netrc" in caught.value.hint
     assert len(chat_server.bodies) == 1
@@ -167,7 +183,7 @@ def test_a_refusing_endpoint_is_not_asked_again(chat_server: ChatServer) -> None
 def test_an_endpoint_that_is_not_there(chat_server: ChatServer) -> None:
     language = Language(kind="openai", model="tiny", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(StageError, match="cannot be reached") as caught:
-        chat_endpoint(language, attempts=2, longest_wait=0.01)("a question", 0)
+        chat_endpoint(language, 100, attempts=2, longest_wait=0.01)("a question", 0)
     assert caught.value.code == "language_model_failed"
 
 
@@ -180,8 +196,10 @@ def test_a_local_model_is_asked_and_its_nonsense_refused(tmp_path: Path) -> None
     GPT2Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt")).save_pretrained(tmp_path)
     config = GPT2Config(vocab_size=len(letters), n_positions=1024, n_embd=16, n_layer=1, n_head=2)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    ask = local_model(Language(kind="transformers", model=str(tmp_path)))
+    language = Language(kind="transformers", model=str(tmp_path))
+    ask = local_model(language, 64)
     assert ask("a question", 0) == ask("a question", 0) != ask("a question", 1)
+    assert len(local_model(language, 8)("a question", 0)) <= 8 < len(ask("a question", 0)) <= 64
     with pytest.raises(StageError, match="were no list"):
         ask_options(ask, ClassSpec(name="goldfish"), "", ["daytime"], 5)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from braceexpand import braceexpand
 from pydantic import ValidationError
 
-from distillation.recipe import Recipe
+from distillation.brace_patterns import DEEPEST, count_paths
+from distillation.recipe import MAX_FILES, Recipe
 
 DOMAIN = {"name": "fruit", "classes": ["orange", "lemon"]}
 
@@ -55,3 +57,47 @@ def test_photos_mixed_in_refuse_losses_that_need_captions() -> None:
     assert Recipe.model_validate(
         {"domain": DOMAIN, "training": {"agnostic": {**mixed, "mix": 0}, "losses": {"crd": 1}}}
     )
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "photos.tar",
+        "{000..009}.tar",
+        "{9..0..3}{-2..2}",
+        "{1..4..0}",
+        "{a..z}{A..f..5}{f..A..5}{b..b}",
+        "{x,y,}-{a{1..3},b{1..4},c}",
+        "{{1..3}{1..3},{a,b}}/{only}/{in{1..5}side}",
+        r"\{1..9\},{1\,2,3}\\{4,5}",
+        "{1..a},{1..2..x}",
+        "{1..3\n}",
+        "",
+    ],
+)
+def test_paths_of_a_pattern_are_counted(pattern: str) -> None:
+    assert count_paths(pattern, MAX_FILES) == len(list(braceexpand(pattern)))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "/data/{a..z}{a..z}{a..z}{a..z}.tar",
+        "/data/{0..999999999999}.tar",
+        "/data/{-1..-999999999999}.tar",
+        "/data/" + "{a,b}" * 14,
+        pytest.param("/data/" + "{a,b}" * 1_000_000, id="very long"),
+        "/data/{x,{{a..z}{a..z}{a..z}{a..z}{a..z}{a..z}{a..z},y}}",
+    ],
+)
+def test_patterns_of_very_many_files_are_refused(pattern: str) -> None:
+    assert places(training={"agnostic": {"source": pattern}}) == {("training", "agnostic", "source")}
+
+
+@pytest.mark.parametrize("pattern", ["{1..3", "1..3}", "}{", "{a,{b}", "{" * (DEEPEST + 1) + "}" * (DEEPEST + 1)])
+def test_braces_without_a_partner_are_refused(pattern: str) -> None:
+    assert places(training={"agnostic": {"source": pattern}}) == {("training", "agnostic", "source")}
+
+
+def test_as_many_files_as_are_allowed() -> None:
+    assert Recipe.model_validate({"domain": DOMAIN, "training": {"agnostic": {"source": "{1..100}/{001..100}.tar"}}})

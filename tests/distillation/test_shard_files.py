@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from distillation.shard_files import GIVEN_UP, KEPT, Progress, Shapes, ShardFiles
 
@@ -49,3 +52,46 @@ def test_work_of_another_shape_is_started_afresh(tmp_path: Path) -> None:
 def test_arrays_without_saved_progress_are_not_trusted(tmp_path: Path) -> None:
     ShardFiles.open(tmp_path, 4, SHAPES).arrays["pixels"][:] = 1
     assert ShardFiles.open(tmp_path, 4, SHAPES).arrays["pixels"].sum() == 0
+
+
+def test_room_for_the_copy_is_taken_at_the_start(tmp_path: Path) -> None:
+    files = ShardFiles.open(tmp_path, 10_000, SHAPES)
+    needed = sum(array.nbytes for array in files.arrays.values())
+    assert sum(path.stat().st_blocks * 512 for path in files.folder.iterdir()) >= 2 * needed
+    files.progress.state[:] = KEPT
+    files.finish(tmp_path)
+    taken = sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*") if path.is_file())
+    assert 2 * needed <= taken < 3 * needed, "given to the copy"
+
+
+def test_a_disk_that_is_full_when_a_shard_ends_is_an_error_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: int, _start: int, _length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files = ShardFiles.open(tmp_path, 4, SHAPES)
+    files.arrays["pixels"][:] = 7
+    files.progress.state[:] = KEPT
+    files.save()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("os.posix_fallocate", full)
+        files.finish(tmp_path)
+    assert ShardFiles.open(tmp_path, 4, SHAPES).finish(tmp_path).tolist() == [0, 1, 2, 3]
+    assert (np.load(tmp_path / "pixels.npy") == 7).all()
+
+
+def test_a_kill_while_files_are_removed_leaves_what_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(folder: Path) -> None:
+        (folder / "pixels.npy").unlink()
+        raise KeyboardInterrupt
+
+    files = ShardFiles.open(tmp_path, 4, SHAPES)
+    files.progress.state[:] = KEPT
+    files.save()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        files.remove()
+    assert ShardFiles.open(tmp_path, 4, SHAPES).progress.kept == 0

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillation.corpus import Corpus
+from distillation.corpus import Corpus, TrainingBatch
 from distillation.trainer import TeacherFacts, Trainer
 from distillation.whole_step import Step
 from tests.distillation.training_folders import new_trainer, training
@@ -92,6 +92,28 @@ def test_a_recording_that_fails_or_differs_is_not_used(
     assert not recorded._recordable
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0.0)
     assert_close(recorded, plain)
+
+
+def test_a_step_that_cannot_be_recorded_stays_compiled(
+    corpus: Corpus, teacher: TeacherFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(batch: TrainingBatch) -> Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(CAPTURING)
+        return trainer._loss(batch)
+
+    def record(step: Step, inputs: Sequence[Tensor]) -> Step:
+        with monkeypatch.context() as patch:
+            patch.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
+            return Recorder()(step, inputs)
+
+    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr("distillation.whole_step.record", record)
+    plain, trainer = (new_trainer(corpus, teacher, training()) for _ in range(2))
+    trainer._recordable, trainer._compiled = True, compiled
+    expected, found = losses(plain, corpus, [8] * 3), losses(trainer, corpus, [8] * 3)
+    assert not trainer._recordable and trainer._compiled is compiled
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0.0)
 
 
 def test_memory_running_out_while_recording_leaves_the_weights(

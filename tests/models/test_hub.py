@@ -85,6 +85,7 @@ def raised(cause: BaseException) -> Exception:
         OSError(errno.ENOSPC, "No space left on device", "/x/blobs/1.incomplete"),
         OSError(errno.EDQUOT, "Disk quota exceeded", "/x/blobs/1.incomplete"),
         RuntimeError("Data processing error: I/O error: No space left on device (os error 28)"),  # hf_xet's, in Rust
+        RuntimeError("Data processing error: I/O error: Disk quota exceeded (os error 122)"),
     ],
 )
 def test_a_full_disk(cause: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:

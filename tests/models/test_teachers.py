@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,12 +10,16 @@ import huggingface_hub.constants
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file
+from open_clip.transformer import QuickGELU
+from safetensors.torch import load_file, save_file
 
 from distillation.embedding import Embedder
+from distillation.export.open_clip_directory import write_open_clip_directory
+from distillation.preprocess import student_preprocess
 from distillation.recipe import Training
 from distillation.views import apply_views, whole_views
 from models.errors import ModelError
+from models.students import build_student, student_config
 from models.teachers import _builtin_config, load_teacher
 
 COSINE = 0.999
@@ -90,26 +95,66 @@ def test_zero_shot_head_averages_prompts(teacher_folder: Path) -> None:
     torch.testing.assert_close(head[:, 1], teacher.encode_text(["a dog"])[0])
 
 
-@pytest.mark.usefixtures("own_open_clip_models")
-def test_built_in_name_with_a_safetensors_file(tmp_path: Path) -> None:
-    """Another text tower layout, `CLIP`, comes out as the same modules; the configuration is the built-in one."""
+def tiny_name(folder: Path) -> str:
+    """The name of a small model made known to open_clip."""
     config = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
     }
-    name = "tiny-for-test"
-    (tmp_path / f"{name}.json").write_text(__import__("json").dumps(config))
-    open_clip.add_model_config(tmp_path / f"{name}.json")
-    plain = open_clip.create_model(name)
-    from safetensors.torch import save_file
+    (folder / "tiny-for-test.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / "tiny-for-test.json")
+    return "tiny-for-test"
 
+
+@pytest.mark.usefixtures("own_open_clip_models")
+def test_built_in_name_with_a_safetensors_file(tmp_path: Path) -> None:
+    """Another text tower layout, `CLIP`, comes out as the same modules; the configuration is the built-in one."""
+    name = tiny_name(tmp_path)
+    plain = open_clip.create_model(name)
     save_file(plain.state_dict(), tmp_path / "weights.safetensors")
     teacher = load_teacher(name, str(tmp_path / "weights.safetensors"))
     with torch.no_grad():
         tokens = open_clip.get_tokenizer(name)(["a cat"])
         torch.testing.assert_close(teacher.encode_text(["a cat"]), plain.eval().encode_text(tokens, normalize=True))
     assert teacher.tokenizer_folder is None and teacher.model_cfg["custom_text"] is True
+
+
+@pytest.mark.usefixtures("own_open_clip_models")
+def test_weights_trained_with_quick_gelu_are_read_and_exported_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = tiny_name(tmp_path)
+    exact = open_clip.create_model(name, quick_gelu=True).eval()
+    save_file(exact.state_dict(), tmp_path / "weights.safetensors")
+    tags = {"quick": {"file": str(tmp_path / "weights.safetensors"), "quick_gelu": True}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, tags)
+    teacher = load_teacher(name, "quick")
+    student_cfg = student_config("test_resnet", 32, teacher.model_cfg)
+    write_open_clip_directory(
+        tmp_path / "encoder",
+        build_student(student_cfg),
+        teacher,
+        model_cfg=student_cfg,
+        preprocess_cfg=student_preprocess(teacher.preprocess_cfg, 32),
+    )
+    exported = open_clip.create_model(f"local-dir:{tmp_path / 'encoder'}").eval()
+    tokens = open_clip.get_tokenizer(name)(["a cat"])
+    with torch.no_grad():
+        expected = exact.encode_text(tokens, normalize=True)
+        torch.testing.assert_close(teacher.encode_text(["a cat"]), expected)
+        torch.testing.assert_close(exported.encode_text(tokens, normalize=True), expected)
+    assert any(isinstance(layer, QuickGELU) for layer in teacher.model.get_submodule("visual").modules())
+
+
+def test_every_tag_of_open_clip_has_the_activation_it_was_trained_with() -> None:
+    corrected = 0
+    for model, tag in open_clip.list_pretrained():
+        plain, weights = open_clip.get_model_config(model), open_clip.get_pretrained_cfg(model, tag)
+        trained = weights.get("quick_gelu", plain.get("quick_gelu", False))
+        assert _builtin_config(model, tag).get("quick_gelu", False) == trained, f"{model} {tag}"
+        corrected += trained != plain.get("quick_gelu", False)
+    assert corrected >= 27
 
 
 @pytest.mark.parametrize(
