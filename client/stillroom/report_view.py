@@ -16,6 +16,8 @@ WORST_CLASSES = 10
 
 def report_view(report: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_scores(report), Text(_sentence(report), "dim")]
+    # What is to be said about the photos, such as that they were learnt from; older services send none.
+    parts += [Text(note, "yellow") for note in (report.get("real") or {}).get("notes", [])]
     for part in (_classes(report), _confusions(report), _latency(report), _files(report)):
         if part is not None:
             parts += [Text(""), part]

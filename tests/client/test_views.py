@@ -94,6 +94,8 @@ def test_report_with_real_photos_shows_the_gap() -> None:
     real = {"images": 50, "teacher": scores(0.5), "student": scores(0.4), "agreement": 0.6, "feature_cosine": 0.8}
     text = text_of(report_view(report(real=real, gap={"teacher": 0.41, "student": 0.4})))
     assert "50 real photos" in text and "+41.0%" in text and "+40.0%" in text
+    noted = text_of(report_view(report(real={**real, "notes": ["The generator learnt from these photos."]})))
+    assert "The generator learnt from these photos." in noted and "learnt from" not in text
 
 
 def test_report_of_a_job_that_is_not_exported_yet() -> None:

@@ -101,7 +101,7 @@ def test_a_share_of_the_image_tower_is_taken_of_the_loaded_teacher(
     recipe = wanted.model_copy(update={"student": wanted.student.model_validate({"fewer_params": 40})})
     distil.run(request("distil", recipe, {"generate": shards}, tmp_path), Heard())
     described, _ = distilled(tmp_path)
-    assert described["architecture"] == "test_byobnet"  # of a ViT-B-32's tower it would be the largest, resnet10t
+    assert described["architecture"] == "test_convnext"  # of a ViT-B-32's tower it would be the largest, resnet10t
     assert described["params"] <= 0.6 * load_teacher(str(teacher_folder)).params_image_tower
 
 
