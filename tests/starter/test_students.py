@@ -22,4 +22,4 @@ def test_s_starts_from_the_weights_of_xs(tmp_path: Path, monkeypatch: pytest.Mon
     made = students.train_base_student(tmp_path, tmp_path / "work", preset="s", steps=None, views=2, seed=0)
     described = json.loads((made / "student.json").read_text(encoding="utf-8"))
     assert (described["init"], described["image_size"]) == ("agnostic", 96)
-    assert (made / "student.safetensors").stat().st_size < 1_000_000, "shipped in half precision"
+    assert (made / "student.safetensors").stat().st_size < 2.1 * described["params"], "shipped in half precision"
