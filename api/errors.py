@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from distillation.protocol import StageError
+from models.errors import full_disk
 from state.errors import IdempotencyConflict, NotDeletable, NotRetryable
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def problem_of(error: Exception) -> Problem:
                 "the database cannot hold a value of this request: a text with a NUL character, or a number too large"
             )
             return Problem(422, "invalid_request", detail)
-        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        case OSError() if full_disk(error):
             return Problem(507, "disk_full", "the server's disk is full; free some space and try again")
     return Problem(500, "internal", "an unexpected error happened; the server's log has it")
 

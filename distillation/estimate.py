@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 from distillation.catalogue import Resolved, resolve_student, students_for
-from distillation.plan import image_count, recipe_teacher_shape, step_count
+from distillation.plan import image_count, step_count
 from distillation.recipe import Recipe, Student
 from distillation.recipe_fields import is_trained
 from distillation.teachers import TYPICAL, TeacherShape, stored_side
@@ -44,7 +44,12 @@ FIXED_MINUTES = 0.2
 
 
 def estimate(
-    recipe: Recipe, student: Resolved, *, reused: frozenset[str] = frozenset(), measured: Rates | None = None
+    recipe: Recipe,
+    student: Resolved,
+    teacher: TeacherShape,
+    *,
+    reused: frozenset[str] = frozenset(),
+    measured: Rates | None = None,
 ) -> Estimate:
     """Estimate one job; of the domain-agnostic phase, as if its source held ``max_images`` photos.
 
@@ -56,7 +61,6 @@ def estimate(
     model = recipe.data.generator.model
     tier = "starter" if model == "starter" or is_trained(model) else "full"
     measured = measured or {}
-    teacher = recipe_teacher_shape(recipe)
     taken = student if student.macs else _costliest(student, teacher)
     typical = TYPICAL_RATES[tier]
     images = image_count(recipe)

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distillation.errors import DatasetError
-from distillation.photo_decoding import decode_photos
 from distillation.photo_files import MAX_FILE_BYTES, Photo
 from distillation.photo_tables import READ_ROWS
 
@@ -30,16 +29,6 @@ def dataset_photos(folder: Path, limit: int) -> tuple[Iterator[NDArray[np.uint8]
     images = np.load(folder / "images.npy", mmap_mode="r")
     count = min(limit, len(images))
     return (images[number * len(images) // count] for number in range(count)), count
-
-
-def source_photos(source: str, side: int, limit: int) -> Iterator[NDArray[np.uint8]]:
-    """The first ``limit`` photos of a parquet or tar source, decoded; broken ones are left out.
-
-    Args:
-        source: see :func:`encoded_photos`.
-        side: of the square that each photo is cut and resized to.
-    """
-    return (photo.pixels for photo in decode_photos(encoded_photos(source, limit), side) if photo.pixels is not None)
 
 
 def encoded_photos(source: str, limit: int) -> Iterator[Photo]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from typing import Any
 
+from models.errors import full_disk
 from state.errors import error_of
 from workers.workspace import StageFailed
 
@@ -43,7 +43,7 @@ def failure_of_exception(stage: str, error: Exception) -> StageFailed:
     """What to record for an exception in the supervisor itself."""
     if isinstance(error, StageFailed):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if full_disk(error):
         message = f"No space left on the worker's disk or the blob store in stage {stage}."
         return StageFailed(error_of("disk_full", message, "Free some space, then retry the job."), retryable=True)
     message = f"The worker failed in stage {stage}: {type(error).__name__}: {error}"

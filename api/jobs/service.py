@@ -124,7 +124,7 @@ def dry_run(engine: Engine, body: JobCreate) -> DryRun:
         rates = measured_rates(session, body.recipe)
     tasks = [PlannedTask(stage=t.stage, shard=t.shard, key=t.key, reused=t.key in made) for t in checked.tasks]
     whole = {task.stage for task in tasks} - {task.stage for task in tasks if not task.reused}
-    cost = estimate(checked.recipe, checked.student, reused=frozenset(whole), measured=rates)
+    cost = estimate(checked.recipe, checked.student, checked.teacher, reused=frozenset(whole), measured=rates)
     return DryRun(
         recipe=checked.recipe.model_dump(mode="json"),
         teacher=TeacherRead.model_validate(checked.teacher._asdict()),

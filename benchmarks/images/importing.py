@@ -6,7 +6,7 @@ import io
 import shutil
 import statistics
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.harness import interleaved, ratio
 from benchmarks.made_images import made_photos
 from distillation.datasets import import_dataset
 from distillation.jpeg import encode_with_pillow
-from distillation.photo_decoding import decoding_threads
+from distillation.photo_decoding import decode_photos, decoding_threads
 from distillation.photo_files import decode_square
-from distillation.unlabelled import source_photos
+from distillation.unlabelled import encoded_photos
 
 SIDE = 256
 DISTINCT = 4
@@ -48,8 +49,11 @@ def measure_import(out: Path, count: int, size: tuple[int, int], rounds: int) ->
 
         return run
 
+    def stream() -> Iterator[NDArray[np.uint8] | None]:
+        return (photo.pixels for photo in decode_photos(encoded_photos(str(archive), count), SIDE))
+
     def streamed() -> None:
-        for _ in source_photos(str(archive), SIDE, count):
+        for _ in stream():
             pass
 
     for source in (folder, table):
@@ -58,9 +62,7 @@ def measure_import(out: Path, count: int, size: tuple[int, int], rounds: int) ->
             np.load(out / "imported" / "images.npy"), np.resize(squares, (count, *squares.shape[1:]))
         ):
             raise SystemExit(f"the import of {source.name} changes the photos")
-    if not all(
-        np.array_equal(photo, squares[i % DISTINCT]) for i, photo in enumerate(source_photos(str(archive), SIDE, count))
-    ):
+    if not all(photo is not None and np.array_equal(photo, squares[i % DISTINCT]) for i, photo in enumerate(stream())):
         raise SystemExit("streaming changes the photos")
     with ThreadPoolExecutor(decoding_threads()) as pool:
         seconds = interleaved(

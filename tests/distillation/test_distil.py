@@ -21,7 +21,7 @@ from distillation import distilling, photo_decoding
 from distillation.errors import DatasetError
 from distillation.protocol import Interrupted, StageError
 from distillation.stages import agnostic, distil, embed
-from distillation.unlabelled import dataset_photos, source_photos
+from distillation.unlabelled import dataset_photos, encoded_photos
 from models.students import build_student, count_params
 from models.teachers import load_teacher
 from tests.distillation.stage_folders import coloured_images
@@ -276,4 +276,4 @@ def test_progress_of_a_dataset_ends_at_its_size(tmp_path: Path) -> None:
 def test_sources_that_cannot_be_read(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=name):
-        list(source_photos(str(tmp_path / name), 64, 10))
+        list(encoded_photos(str(tmp_path / name), 10))

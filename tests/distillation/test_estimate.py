@@ -19,7 +19,8 @@ CLASSES, PHOTOS = 2, 500_000
 
 def told(**sections: Any) -> Estimate:
     recipe = Recipe.model_validate({"domain": {"name": "d", "classes": ["lemon", "pizza"]}, **sections})
-    return estimate(recipe, resolve_student(recipe.student, recipe_teacher_shape(recipe)))
+    teacher = recipe_teacher_shape(recipe)
+    return estimate(recipe, resolve_student(recipe.student, teacher), teacher)
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,10 @@ def test_it_is_pinned(path: Path) -> None:
 @every_recipe
 def test_it_can_be_estimated(path: Path) -> None:
     recipe = load_recipe(path)
-    student = resolve_student(recipe.student, recipe_teacher_shape(recipe))
+    teacher = recipe_teacher_shape(recipe)
+    student = resolve_student(recipe.student, teacher)
     assert student.params > 0 and student.macs > 0, "a student of the catalogue"
-    told = estimate(recipe, student)
+    told = estimate(recipe, student, teacher)
     assert told["images"] == recipe.data.images_per_class * len(recipe.domain.classes)
     assert told["minutes"] > 1 and (told["steps"] or 0) > 0
 
