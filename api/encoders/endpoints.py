@@ -81,6 +81,7 @@ async def classify(
     encoder_id: str,
     request: Request,
     engine: EngineDep,
+    blobs: BlobsDep,
     settings: SettingsDep,
     helper: HelperDep,
     top: Annotated[int | None, Query(ge=1, description="Only the most probable classes (default: all).")] = None,
@@ -89,7 +90,7 @@ async def classify(
         image = folder / "image"
         await _receive(request, image)
         return await to_thread.run_sync(
-            lambda: service.classify(engine, settings.blobs_url, helper, encoder_id, image, top=top)
+            lambda: service.classify(engine, blobs, settings.blobs_url, helper, encoder_id, image, top=top)
         )
 
 

@@ -12,8 +12,10 @@ from sqlalchemy.orm import Session
 from api.archives import FileRead
 from api.encoders.schemas import Classification, EncoderRead, EncoderSummary, Probability
 from api.errors import Problem, field_error, not_found
+from api.files import require_blobs
 from api.pages import Page, cut
 from api.processes import Helper
+from state.blobs import BlobStore
 from state.database import read_scope
 from state.tables import Encoder, EncoderFile
 
@@ -70,7 +72,7 @@ def read_file(engine: Engine, encoder_id: str, name: str) -> EncoderFile:
 
 
 def classify(
-    engine: Engine, blobs_url: str, helper: Helper, encoder_id: str, image: Path, *, top: int | None
+    engine: Engine, blobs: BlobStore, blobs_url: str, helper: Helper, encoder_id: str, image: Path, *, top: int | None
 ) -> Classification:
     """Probabilities of an image's classes.
 
@@ -78,7 +80,7 @@ def classify(
         image: the uploaded file.
 
     Raises:
-        Problem: 404 no such encoder, 409 exported without ONNX, 422 not a usable image.
+        Problem: 404 no such encoder, 409 exported without ONNX, 410 its files are gone, 422 not a usable image.
     """
     # With numpy and Pillow, which the API's start can do without.
     from api.encoders.classifiers import LABELS, MODEL, PREPROCESS
@@ -93,6 +95,7 @@ def classify(
     if len(files) < 3:
         detail = "this encoder has no classifier.onnx: its job was submitted with exports.onnx: false"
         raise Problem(409, "conflict", detail)
+    require_blobs(engine, blobs, files)
     began = time.perf_counter()
     try:
         ranked = helper.run(run_classifier, image, blobs_url, files)

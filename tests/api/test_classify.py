@@ -6,6 +6,7 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ def test_encoder_without_onnx(service: Service) -> None:
     done = service.finish(job["id"], onnx_export=False)
     answer = service.http.post(f"/v1/encoders/{done['encoder_id']}/classify", content=picture((1, 2, 3)))
     assert answer.status_code == 409 and "exports.onnx" in answer.json()["detail"]
+
+
+def test_a_classifier_that_is_gone_is_said_to_be(start: Callable[..., Service]) -> None:
+    service = start()
+    encoder = f"/v1/encoders/{service.finish(service.submit()['id'])['encoder_id']}"
+    [sha256] = [f["sha256"] for f in service.http.get(encoder).json()["files"] if f["name"] == "classifier.onnx"]
+    service.blobs.delete(sha256)
+    answer = service.http.post(f"{encoder}/classify", content=picture((1, 2, 3)))
+    assert (answer.status_code, answer.json()["code"]) == (410, "gone")
+    assert "classifier.onnx" in answer.json()["detail"]
 
 
 def png_bomb(width: int, height: int) -> bytes:
