@@ -17,7 +17,7 @@ from state.errors import IdempotencyConflict, NotDeletable, NotRetryable
 from state.events import append_event, lock_job
 from state.generators import add_generator, user_of
 from state.ids import new_id
-from state.tables import TERMINAL, Checkpoint, Job, Result, Task
+from state.tables import TERMINAL, Job, Result, Task
 
 
 def create_job(
@@ -119,10 +119,6 @@ def count_unfinished(session: Session) -> int:
 def job_tasks(session: Session, job_id: str) -> list[Task]:
     """The tasks of a job in the order of its stages."""
     return tasks_of(session, job_id)
-
-
-def job_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
-    return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id)))
 
 
 def request_cancel(session: Session, job_id: str) -> Job:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Engine, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, Select, select
 
 from api.archives import FileRead
 from api.encoders.service import list_files
@@ -16,10 +16,9 @@ from api.generators.files import list_generator_files
 from api.jobs.schemas import CheckpointRead, SampleRead
 from api.jobs.service import require
 from api.pages import Page, cut
-from state import jobs
 from state.blobs import BlobStore
 from state.database import read_scope
-from state.tables import Encoder, Generator, Result
+from state.tables import Checkpoint, Encoder, Generator, Result, Task
 
 SAMPLES_PER_SHARD = 100_000
 """More than a shard has samples: a sample's number stays the same while other shards come in."""
@@ -29,11 +28,9 @@ def list_samples(engine: Engine, blobs: BlobStore, job_id: str, *, after: int | 
     """Samples of the shards that are done, by number."""
     first = 0 if after is None else after + 1
     found = []
-    for shard, result in _shards(engine, job_id):
+    for shard in _shards_from(engine, job_id, first // SAMPLES_PER_SHARD):
         base = shard * SAMPLES_PER_SHARD
-        if base + SAMPLES_PER_SHARD <= first:
-            continue
-        for index, sample in enumerate(_listing(engine, blobs, result)):
+        for index, sample in enumerate(_listing(engine, blobs, _shard(engine, job_id, shard))):
             if base + index >= first:
                 found.append(_sample(job_id, base + index, sample))
         if len(found) > limit:
@@ -45,8 +42,8 @@ def list_samples(engine: Engine, blobs: BlobStore, job_id: str, *, after: int | 
 def sample_blob(engine: Engine, blobs: BlobStore, job_id: str, n: int) -> tuple[str, int]:
     """sha256 and size of one sample's JPEG."""
     shard, index = divmod(n, SAMPLES_PER_SHARD)
-    result = dict(_shards(engine, job_id)).get(shard)
-    listing = _listing(engine, blobs, result) if result else []
+    result = _shard(engine, job_id, shard)
+    listing = _listing(engine, blobs, result)
     if result is None or not 0 <= index < len(listing):
         raise not_found("sample", str(n))
     entry = result.files[_file(listing[index])]
@@ -68,7 +65,7 @@ def read_report(engine: Engine, job_id: str) -> dict[str, Any]:
             return report
         if job.encoder_id is not None:
             return session.get_one(Encoder, job.encoder_id).report
-        result = next((r for _, r in _results(session, job_id, "evaluate") if r.report), None)
+        result = session.scalars(_results(job_id, "evaluate")).first()
         if result is None or result.report is None:
             raise Problem(404, "not_found", f"{job_id} is {job.status}: it has no report before its evaluation")
         return result.report
@@ -77,12 +74,10 @@ def read_report(engine: Engine, job_id: str) -> dict[str, Any]:
 def list_checkpoints(engine: Engine, job_id: str) -> list[CheckpointRead]:
     with read_scope(engine) as session:
         require(session, job_id)
-        stages = {task.id: task.stage for task in jobs.job_tasks(session, job_id)}
+        query = select(Checkpoint, Task.stage).join(Task, Task.id == Checkpoint.task_id)
         return [
-            CheckpointRead(
-                id=row.id, stage=stages[row.task_id], step=row.step, metrics=row.metrics, created_at=row.created_at
-            )
-            for row in jobs.job_checkpoints(session, job_id)
+            CheckpointRead(id=row.id, stage=stage, step=row.step, metrics=row.metrics, created_at=row.created_at)
+            for row, stage in session.execute(query.where(Checkpoint.job_id == job_id).order_by(Checkpoint.id))
         ]
 
 
@@ -95,21 +90,28 @@ def list_artifacts(engine: Engine, job_id: str) -> list[FileRead]:
         return list_files(session, job.encoder_id) if job.encoder_id else []
 
 
-def _shards(engine: Engine, job_id: str) -> list[tuple[int, Result]]:
+def _shards_from(engine: Engine, job_id: str, first: int) -> Sequence[int]:
+    """Numbers of the generate shards that are done, from one on; their outputs' rows are large."""
     with read_scope(engine) as session:
         require(session, job_id)
-        return _results(session, job_id, "generate")
+        done = (Task.job_id == job_id, Task.stage == "generate", Task.status == "done", Task.shard >= first)
+        return session.scalars(select(Task.shard).where(*done).order_by(Task.shard)).all()
 
 
-def _results(session: Session, job_id: str, stage: str) -> list[tuple[int, Result]]:
-    """Shard and output of a stage's tasks that are done, by shard."""
-    tasks = {t.key: t.shard for t in jobs.job_tasks(session, job_id) if t.stage == stage and t.status == "done"}
-    results = session.scalars(select(Result).where(Result.key.in_(tasks)))
-    return sorted(((tasks[result.key], result) for result in results), key=lambda pair: pair[0])
+def _shard(engine: Engine, job_id: str, shard: int) -> Result | None:
+    with read_scope(engine) as session:
+        require(session, job_id)
+        return session.scalars(_results(job_id, "generate").where(Task.shard == shard)).first()
 
 
-def _listing(engine: Engine, blobs: BlobStore, result: Result) -> list[dict[str, Any]]:
-    if "samples.json" not in result.files:
+def _results(job_id: str, stage: str) -> Select[Result]:
+    """Outputs of a stage's tasks that are done."""
+    of_stage = (Task.job_id == job_id, Task.stage == stage, Task.status == "done")
+    return select(Result).join(Task, Task.key == Result.key).where(*of_stage)
+
+
+def _listing(engine: Engine, blobs: BlobStore, result: Result | None) -> list[dict[str, Any]]:
+    if result is None or "samples.json" not in result.files:
         return []
     sha256 = result.files["samples.json"]["sha256"]
     require_blobs(engine, blobs, {"samples.json": sha256})
