@@ -98,7 +98,7 @@ def _progress(found: StageTally, unfinished: Sequence[Task]) -> StageProgress | 
         total=found.done_total + sum(report.get("total", 0) for report, _ in reports),
         unit=str(last.get("unit", "")),
         rate=round(sum(report.get("rate") or 0 for report, status in reports if status == "running"), 2),
-        metrics=dict(last.get("metrics") or {}),
+        metrics={name: value for name, value in (last.get("metrics") or {}).items() if value is not None},
     )
 
 
