@@ -78,6 +78,7 @@ class Connection:
         """One request; a lost connection is tried again where that cannot do the thing twice.
 
         Raises:
+            BadInput: what is to be sent is no JSON, as NaN is none.
             Unreachable: no answer.
             ApiError: the service refused.
         """
@@ -92,6 +93,8 @@ class Connection:
                 if left == 0:
                     raise Unreachable(self.url, str(error) or type(error).__name__) from error
                 time.sleep(0.5)
+            except (TypeError, ValueError) as error:
+                raise BadInput(f"this cannot be sent as JSON: {error}; give numbers in digits") from error
         if response.is_error:
             raise error_of(response)
         return response
