@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from distillation.class_matching import match_classes
 from distillation.errors import DatasetError
 from distillation.recipe import MAX_MINUTES, MAX_STEPS, ClassSpec, Domain, Teacher, distinct_classes, named_classes
-from distillation.recipe_fields import Section, is_local, is_trained
+from distillation.recipe_fields import Location, Section, is_local, is_trained
 
 DEFAULT_STEPS = 8500
 """About 70 minutes on two CPU cores at 64 pixels."""
@@ -23,7 +23,7 @@ class GeneratorRecipe(Section):
     """One training of a generator, whole. Give at most one of `steps`, `minutes`."""
 
     name: str = Field(min_length=1, max_length=80, description="For people, and for the model card.")
-    dataset: str = Field(
+    dataset: Location = Field(
         min_length=1, description="Labelled photos: a dataset id (`ds_...`), or a path for the library."
     )
     classes: tuple[ClassSpec, ...] | None = Field(
@@ -36,7 +36,7 @@ class GeneratorRecipe(Section):
         description="Whose features compare images with photos and whose text tower reads the captions: its image "
         "tower must be timm's, its text tower CLIP's.",
     )
-    base: str | None = Field(
+    base: Location | None = Field(
         None,
         min_length=1,
         description="A generator to go on from, one trained here: `starter`, an id (`gen_...`), or a directory. It "

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from distillation.brace_patterns import count_paths
 from distillation.recipe_data import Data
-from distillation.recipe_fields import Section, is_local, located
+from distillation.recipe_fields import Location, Section, is_local, located
 
 LossName = Literal["l2", "mse", "cosine", "i2i", "contrastive", "crd", "mfd", "gd", "icl", "afd"]
 NEED_CAPTIONS: frozenset[LossName] = frozenset({"contrastive", "crd", "gd", "icl", "afd"})
@@ -155,11 +155,11 @@ class Student(Section):
 class Teacher(Section):
     """The open_clip model whose image features are learnt."""
 
-    model: str = Field(
+    model: Location = Field(
         "starter",
         description="`starter`, an open_clip name (`ViT-B-32`), `hf-hub:org/name`, or a directory (`/path`).",
     )
-    pretrained: str | None = Field(None, description="open_clip weight tag (`datacomp_xl_s13b_b90k`) or a file.")
+    pretrained: Location | None = Field(None, description="open_clip weight tag (`datacomp_xl_s13b_b90k`) or a file.")
     revision: str | None = Field(None, description="Commit of a hub model; required for `hf-hub:`.")
     licence: str = Field("", description="The weights' licence, repeated on the model card.")
 
@@ -186,7 +186,9 @@ class Teacher(Section):
 class Agnostic(Section):
     """Phase 1 of the paper: domain-agnostic distillation on unlabelled natural images."""
 
-    source: str = Field(description="A dataset id (`ds_...`), or a path or URL of parquet or webdataset tar files.")
+    source: Location = Field(
+        description="A dataset id (`ds_...`), or a path or URL of parquet or webdataset tar files."
+    )
     max_images: int = Field(100_000, ge=16, le=1_000_000_000, description="Images used at most.")
     epochs: float = Field(1.0, gt=0, le=MAX_EPOCHS)
     steps: int | None = Field(None, gt=0, le=MAX_STEPS, description="Instead of `epochs`.")
@@ -278,7 +280,9 @@ class Training(Section):
 class Evaluation(Section):
     """What the student is measured on, beside held-out synthetic images."""
 
-    dataset: str | None = Field(None, description="Real photos: a dataset id (`ds_...`), or a path for the library.")
+    dataset: Location | None = Field(
+        None, description="Real photos: a dataset id (`ds_...`), or a path for the library."
+    )
     latency: bool = Field(True, description="Measure onnxruntime latency at batch 1 and 32 on this machine.")
 
 

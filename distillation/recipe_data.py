@@ -7,20 +7,20 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from distillation.recipe_fields import Section, is_local, is_trained, located
+from distillation.recipe_fields import Location, Section, is_local, is_trained, located
 
 
 class Generator(Section):
     """Any diffusers text-to-image pipeline."""
 
-    model: str = Field(
+    model: Location = Field(
         "starter",
         description="`starter`, a hub id (`org/name`), a local pipeline directory, or the id of a generator trained by "
         "the service (`gen_...`).",
     )
     revision: str | None = Field(None, description="Commit of a hub pipeline; required for hub ids.")
-    lora: str | None = Field(None, description="A LoRA to load into the pipeline (hub id or directory), e.g. LCM.")
-    decoder: str | None = Field(
+    lora: Location | None = Field(None, description="A LoRA to load into the pipeline (hub id or directory), e.g. LCM.")
+    decoder: Location | None = Field(
         None,
         description="A tiny decoder (AutoencoderTiny: `madebyollin/taesd@COMMIT`, or a directory) in place of the "
         "pipeline's own. With few steps decoding is most of the work. What it costs students: `docs/performance.md`.",
@@ -71,7 +71,7 @@ class Language(Section):
     """
 
     kind: Literal["openai", "transformers"] = Field(description="A chat endpoint, or a local transformers model.")
-    model: str = Field(description="The model's name at the endpoint, or its directory or hub id.")
+    model: Location = Field(description="The model's name at the endpoint, or its directory or hub id.")
     base_url: str = Field("", description="The endpoint's base URL (`openai` only), e.g. http://localhost:8000/v1.")
     temperature: float = Field(0.7, ge=0, le=2)
 

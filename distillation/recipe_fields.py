@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 GENERATOR_ID = re.compile(r"gen_[0-9a-z]{26}")
 """Names a generator that a service has trained."""
+LONGEST_NAME = 255
+"""Bytes of a file's name, on the file systems there are."""
 
 
 def is_local(model: str) -> bool:
@@ -22,6 +24,17 @@ def located(path: tuple[str, ...], message: str) -> ValidationError:
     kind = PydanticCustomError("value_error", "{message}", {"message": message})
     details = InitErrorDetails(type=kind, loc=path, input=None)
     return ValidationError.from_exception_data("recipe", [details])
+
+
+def _nameable(value: str) -> str:
+    """Refuse a path that no file system can hold: looking for it is an error of its own there, not an answer."""
+    if "://" not in value and any(len(part.encode()) > LONGEST_NAME for part in value.split("/")):
+        raise ValueError(f"a name in it is longer than {LONGEST_NAME} bytes, which no file can have")
+    return value
+
+
+Location = Annotated[str, AfterValidator(_nameable)]
+"""A model's or a dataset's name that may be a path."""
 
 
 def printable(value: Any) -> Any:

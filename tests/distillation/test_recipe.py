@@ -38,6 +38,22 @@ def test_control_characters_are_refused_where_they_are() -> None:
     }
 
 
+def test_paths_that_no_file_can_have_are_refused() -> None:
+    long = "/photos/" + "ä" * 128
+    agnostic = {"source": f"{long}.tar"}
+    data = {"generator": {"model": long, "lora": long, "decoder": long}}
+    assert places(
+        teacher={"model": long}, data=data, training={"agnostic": agnostic}, evaluation={"dataset": long}
+    ) == {
+        ("teacher", "model"),
+        *(("data", "generator", name) for name in ("model", "lora", "decoder")),
+        ("training", "agnostic", "source"),
+        ("evaluation", "dataset"),
+    }
+    signed = {"source": "https://host/photos.tar?signature=" + "a" * 300}
+    assert Recipe.model_validate({"domain": DOMAIN, "training": {"agnostic": signed}})
+
+
 def test_errors_of_a_section_point_at_the_field() -> None:
     language = {"kind": "openai", "model": "chat"}
     assert places(
