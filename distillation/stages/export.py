@@ -27,6 +27,7 @@ from distillation.preprocess import preprocess, student_preprocess
 from distillation.prompts import zero_shot_prompts
 from distillation.protocol import Interrupted, Reporter, Request, file_sha256, write_atomically
 from distillation.student_folder import read_student
+from models.errors import full_disk
 from models.students import student_features
 from models.zero_shot import zero_shot_probabilities
 
@@ -140,6 +141,8 @@ def _int8(
         exact, rounded = open_session(files.encoder), open_session(files.encoder_int8)
     except Exception as error:  # onnxruntime raises many types for graphs that it cannot quantise
         files.encoder_int8.unlink(missing_ok=True)
+        if full_disk(error):
+            raise
         return Verdict(False, f"onnxruntime cannot quantise this architecture: {error}"[:300])
     judged = [(run_session(exact, pixels), run_session(rounded, pixels), labels) for pixels, labels in views]
     first, second, labels = (np.concatenate(parts) for parts in zip(*judged, strict=True))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -201,6 +203,18 @@ def test_int8_that_changes_the_student_is_removed(
     assert not report["int8"]["kept"] and "cosine" in report["int8"]["reason"]
     assert "int8_not_kept" in [event.get("code") for event in events]
     assert not list((tmp_path / "encoder").glob("*int8*"))
+
+
+def test_a_full_disk_says_nothing_of_the_architecture(
+    tmp_path: Path, stages: tuple[Any, dict[str, list[Path]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("distillation.stages.export.quantise", fail)
+    monkeypatch.setattr("distillation.stages.export.measure_latency", lambda *_: [])
+    with pytest.raises(OSError, match="No space left"):
+        run_stage(export, "export", *stages, tmp_path)
 
 
 def test_few_held_out_images_are_judged_in_several_views() -> None:
