@@ -34,11 +34,17 @@ def save(out: Path, step: int) -> None:
     tell(event="checkpoint", step=step, path=f"checkpoints/{step:06d}", metrics={"loss": 1 / (step + 1)})
 
 
-def slow(out: Path) -> dict[str, Any]:
-    """Works step by step, saves, goes on where it was."""
+def slow(out: Path, *, waits: bool = False) -> dict[str, Any]:
+    """Works step by step, saves, goes on where it was.
+
+    Args:
+        waits: half-way through its first attempt, until it is asked to stop.
+    """
     saved = sorted(path.name for path in (out / "checkpoints").glob("*"))
     first = int((out / "checkpoints" / saved[-1] / "step.json").read_text()) if saved else 0
     for step in range(first, STEPS):
+        while waits and not first and step == STEPS // 2 and not stop_asked:
+            time.sleep(0.01)
         if stop_asked:
             save(out, step)
             sys.exit(75)
@@ -63,6 +69,8 @@ def main(request_file: Path) -> int:
     match way:
         case "slow":
             summary |= slow(out)
+        case "waiting":
+            summary |= slow(out, waits=True)
         case "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             tell(event="progress", done=1, total=2, unit="steps", rate=1.0, metrics={})

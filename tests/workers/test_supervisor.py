@@ -72,7 +72,7 @@ def test_another_student_reuses_the_images(house: House) -> None:
 
 
 def test_cancel_stops_the_child_and_keeps_what_is_done(house: House) -> None:
-    job_id = house.submit("distil=slow")
+    job_id = house.submit("distil=waiting")
     house.work_all(job_id, until="generate")
     [distil] = house.tasks(job_id, "distil")
     worker = in_background(lambda: house.work(distil))
@@ -103,7 +103,7 @@ def test_a_deaf_child_is_killed_after_the_grace(house_of: Callable[..., House], 
 
 
 def test_shutdown_gives_the_task_back_and_a_fresh_folder_resumes(house: House) -> None:
-    job_id = house.submit("distil=slow")
+    job_id = house.submit("distil=waiting")
     house.work_all(job_id, until="generate")
     [distil] = house.tasks(job_id, "distil")
     worker = in_background(lambda: house.work(distil))
