@@ -60,7 +60,7 @@ def test_the_table_is_made_and_added_to(tmp_path: Path, monkeypatch: pytest.Monk
     students = tmp_path / "work" / teacher_name() / "96-64px-2-muon-10-2" / "food"
     changed = (students / "distil-l2-0" / "student.safetensors").stat().st_mtime_ns
     assert run(["base student"], image_size=96)[-1]["image_size"] == 96
-    base = tmp_path / "work" / teacher_name() / "base-96-96px-2-muon" / "agnostic-things-2-views" / "student.json"
+    base = tmp_path / "work" / teacher_name() / "base-96-96px-2-muon" / "agnostic-things-8-views" / "student.json"
     assert json.loads(base.read_text(encoding="utf-8"))["init"] == "agnostic", "it goes on from 64 pixels"
     results = {str(one["arm"]): one for one in run(ARMS) if one["image_size"] == 64}
     assert list(results) == ARMS
