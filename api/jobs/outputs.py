@@ -42,6 +42,8 @@ def list_samples(engine: Engine, blobs: BlobStore, job_id: str, *, after: int | 
 def sample_blob(engine: Engine, blobs: BlobStore, job_id: str, n: int) -> tuple[str, int]:
     """sha256 and size of one sample's JPEG."""
     shard, index = divmod(n, SAMPLES_PER_SHARD)
+    with read_scope(engine) as session:
+        require(session, job_id)
     result = _shard(engine, job_id, shard)
     listing = _listing(engine, blobs, result)
     if result is None or not 0 <= index < len(listing):
@@ -99,8 +101,8 @@ def _shards_from(engine: Engine, job_id: str, first: int) -> Sequence[int]:
 
 
 def _shard(engine: Engine, job_id: str, shard: int) -> Result | None:
+    """The output of one generate shard that is done."""
     with read_scope(engine) as session:
-        require(session, job_id)
         return session.scalars(_results(job_id, "generate").where(Task.shard == shard)).first()
 
 

@@ -16,7 +16,7 @@ from starter.students import LATER_RATE, OPTIMIZER, PHOTOS, RATE, VIEWS
 
 BASE_SIZE, LATER_SHARE, LATER_VIEWS = 64, 0.2, 8
 """Base students of more pixels learn at the photos' own 64 first, where a step costs less, then so many steps more, of
-other views: the first ones they know by then."""
+more views: the first ones, which are among them, they know by then."""
 
 
 class DomainBench:

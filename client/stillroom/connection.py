@@ -78,7 +78,7 @@ class Connection:
         """One request; a lost connection is tried again where that cannot do the thing twice.
 
         Raises:
-            BadInput: what is to be sent is no JSON, as NaN is none.
+            BadInput: JSON does not know a value, such as NaN, or a header a character.
             Unreachable: no answer.
             ApiError: the service refused.
         """
@@ -94,7 +94,7 @@ class Connection:
                     raise Unreachable(self.url, str(error) or type(error).__name__) from error
                 time.sleep(0.5)
             except (TypeError, ValueError) as error:
-                raise BadInput(f"this cannot be sent as JSON: {error}; give numbers in digits") from error
+                raise BadInput(f"this cannot be sent: {error}; write numbers in digits, keys in ASCII") from error
         if response.is_error:
             raise error_of(response)
         return response

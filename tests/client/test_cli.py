@@ -158,7 +158,7 @@ def test_exit_1_when_the_job_was_cancelled(run: Run, url: str, faults: Faults) -
         (("datasets", "add", "no-such-file.zip"), "does not exist"),
         (("classify", ENCODER, "no-such-image.jpg"), "no-such-image.jpg"),
         (("nonsense",), "nonsense"),
-        (("submit", *FLAGS, "--minutes", "nan"), "cannot be sent as JSON"),
+        (("submit", *FLAGS, "--minutes", "nan"), "cannot be sent: Out of range float"),
     ],
 )
 def test_exit_2_on_wrong_usage(run: Run, url: str, faults: Faults, arguments: tuple[str, ...], message: str) -> None:
