@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from distillation.protocol import StageError
 from models.errors import full_disk
-from state.errors import IdempotencyConflict, NotDeletable, NotRetryable
+from state.errors import IdempotencyConflict, NoSuchJob, NotDeletable, NotRetryable
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -106,6 +106,7 @@ HANDLED: tuple[type[Exception], ...] = (
     RequestValidationError,
     HTTPException,
     IdempotencyConflict,
+    NoSuchJob,
     NotDeletable,
     NotRetryable,
     StageError,
@@ -130,6 +131,8 @@ def problem_of(error: Exception) -> Problem:
         case IdempotencyConflict():
             wrong = field_error("/idempotency-key", str(error), "idempotency_mismatch", "header")
             return Problem(422, "idempotency_mismatch", str(error), [wrong])
+        case NoSuchJob():
+            return Problem(404, "not_found", str(error))
         case NotDeletable() | NotRetryable():
             return Problem(409, "conflict", str(error))
         case StageError():

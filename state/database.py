@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,13 +30,29 @@ def make_engine(url: str) -> Engine:
     if target.drivername in ("postgres", "postgresql"):
         target = target.set(drivername="postgresql+psycopg")
     if target.get_backend_name() != "sqlite":
-        return create_engine(target, pool_pre_ping=True)
+        return create_engine(target, pool_pre_ping=True, json_serializer=_to_json)
     if target.database:
         Path(target.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(target, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    engine = create_engine(target, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, json_serializer=_to_json)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def storable(value: Any) -> Any:
+    """JSON, or a text, without what no database holds: NUL, and the lone surrogates of file names that are no UTF-8."""
+    match value:
+        case str():
+            return value.replace("\0", "").encode("utf-8", "replace").decode()
+        case dict():
+            return {storable(key): storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [storable(item) for item in value]
+    return value
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(storable(value))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -13,6 +13,10 @@ class IdempotencyConflict(Exception):
     """The idempotency key was used before, with another body."""
 
 
+class NoSuchJob(LookupError):
+    """The job does not exist, or was deleted a moment ago."""
+
+
 class NotRetryable(Exception):
     """Only a failed or cancelled job can be retried."""
 

@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from state.database import database_now
+from state.database import database_now, storable
+from state.errors import NoSuchJob
 from state.tables import Event, Job, Level, Task
 
 TYPES = ("status", "stage", "progress", "checkpoint", "warning", "log", "error")
@@ -27,7 +28,7 @@ def lock_job(session: Session, job_id: str) -> Job:
     """
     job = session.get(Job, job_id, with_for_update=NO_KEY_UPDATE, populate_existing=True)
     if job is None:
-        raise LookupError(f"there is no job {job_id}")
+        raise NoSuchJob(f"there is no job '{job_id}'")
     return job
 
 
@@ -67,7 +68,8 @@ def append_event(
 ) -> Event:
     """``add_event`` for callers that hold the job's lock."""
     now = database_now(session)
-    event = Event(job_id=job_id, at=now, level=level, type=type, stage=stage, message=message, data=data or {})
+    text = storable(message)
+    event = Event(job_id=job_id, at=now, level=level, type=type, stage=stage, message=text, data=data or {})
     session.add(event)
     session.flush()
     return event

@@ -21,11 +21,13 @@ def sweep(engine: Engine, blobs: BlobStore, min_age_seconds: float = MIN_AGE_SEC
     if unused:
         unused -= _referenced(engine, blobs)
     before = time.time() - min_age_seconds
-    # Their age last of all: one that was put again meanwhile is young.
-    old = [sha for sha in sorted(unused) if (put_at := blobs.put_at(sha)) is not None and put_at < before]
-    for sha in old:
-        blobs.delete(sha)
-    return len(old)
+    deleted = 0
+    for sha in sorted(unused):
+        # Its age last of all: one that was put again meanwhile is young.
+        if (put_at := blobs.put_at(sha)) is not None and put_at < before:
+            blobs.delete(sha)
+            deleted += 1
+    return deleted
 
 
 def _referenced(engine: Engine, blobs: BlobStore) -> set[str]:

@@ -24,7 +24,7 @@ def remake_input(session: Session, task_id: int, token: int, bundle: str, max_at
         StaleToken: the task is no longer this worker's.
     """
     job, task = held_task(session, task_id, token)
-    session.execute(delete(Result).where(Result.bundle == bundle))  # no other job shall build on it
+    forget_bundle(session, bundle)
     if stopped(job):
         release_task(session, task_id, token)
         return
@@ -36,7 +36,7 @@ def remake_input(session: Session, task_id: int, token: int, bundle: str, max_at
         if other.status == "ready" and remade.intersection(other.needs):
             other.status = "waiting"
     for maker in makers:
-        maker.status, maker.reused, maker.bundle = "waiting", False, None
+        maker.status, maker.reused, maker.bundle, maker.progress = "waiting", False, None, None
     announce_twins(session, task)
     if exhausted := next((maker for maker in makers if maker.attempt >= max_attempts), None):
         fail_job(session, job, exhausted, _gone_again(exhausted))
@@ -46,6 +46,11 @@ def remake_input(session: Session, task_id: int, token: int, bundle: str, max_at
         append_event(session, job.id, "warning", text, "warning", maker.stage, {"code": "output_gone"})
     session.flush()
     advance(session, job)
+
+
+def forget_bundle(session: Session, bundle: str) -> None:
+    """Let no later job take over an output that is gone."""
+    session.execute(delete(Result).where(Result.bundle == bundle))
 
 
 def forget_outputs(session: Session, blob: str) -> None:

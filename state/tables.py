@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
 
@@ -120,7 +121,11 @@ class Job(Table):
 
 
 class Task(Table):
-    """One stage, or one shard of it. ``token`` grows with every claim; writes with an older one are refused."""
+    """One stage, or one shard of it.
+
+    ``token`` grows with every claim; writes with an older one are refused. It starts anywhere: SQLite gives the ids of
+    deleted tasks again, and the worker of one must not write into another job's.
+    """
 
     __tablename__ = "tasks"
     __table_args__ = (
@@ -144,7 +149,7 @@ class Task(Table):
     key: Mapped[str] = mapped_column(String(64))
     needs: Mapped[list[Any]]
     status: Mapped[TaskStatus]
-    token: Mapped[int] = mapped_column(default=0)
+    token: Mapped[int] = mapped_column(default=lambda: secrets.randbelow(2**30))
     attempt: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime | None]
     lease_owner: Mapped[str | None] = mapped_column(String(255))

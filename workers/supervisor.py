@@ -20,12 +20,12 @@ from state.blobs import BlobStore
 from state.claims import Claim, claim_task, fail_task, finish_task, release_task
 from state.database import session_scope
 from state.errors import StaleToken
-from state.remake import remake_input
+from state.remake import forget_bundle, remake_input
 from state.settings import Settings
 from workers.failures import failure_of, failure_of_exception
 from workers.lease import Lease
 from workers.narration import Narration
-from workers.workspace import InputGone, Output, discard, prepare, store_output
+from workers.workspace import InputGone, Output, StageFailed, discard, prepare, store_output
 
 log = logging.getLogger(__name__)
 Outcome = Literal["done", "failed", "released", "lost", "not claimed"]
@@ -43,11 +43,7 @@ def run_task(
     Args:
         shutdown: set when the worker should stop; the task is then given back.
     """
-    if shutdown.is_set():
-        return "not claimed"
-    owner = f"{socket.gethostname()}:{os.getpid()}"
-    with session_scope(engine) as session:
-        claim = claim_task(session, task_id, owner, settings.lease_seconds)
+    claim = _claim(task_id, engine, settings, shutdown)
     if claim is None:
         return "not claimed"
     log.info("task %d (%s %d of %s) claimed", task_id, claim.stage, claim.shard, claim.job_id)
@@ -67,25 +63,24 @@ def run_task(
         except Exception as error:
             failure = failure_of_exception(claim.stage, error)
             log.warning("task %d failed: %s", task_id, failure.error, exc_info=failure is not error)
-            return _record(
-                engine,
-                settings,
-                claim,
-                "failed",
-                lambda session: fail_task(
-                    session,
-                    task_id,
-                    claim.token,
-                    failure.error,
-                    retryable=failure.retryable,
-                    max_attempts=settings.max_attempts,
-                    retry_seconds=settings.retry_seconds,
-                ),
-            )
+            return _record(engine, settings, claim, "failed", lambda s: _fail(s, claim, failure, settings))
         outcome = _record(engine, settings, claim, "done", lambda session: _finish(session, claim, output))
     if outcome == "done":
         discard(folder)
     return outcome
+
+
+def _claim(task_id: int, engine: Engine, settings: Settings, shutdown: threading.Event) -> Claim | None:
+    """A database that is away must not cost the message: its task would wait until the whole queue is empty."""
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    while not shutdown.is_set():
+        try:
+            with session_scope(engine) as session:
+                return claim_task(session, task_id, owner, settings.lease_seconds)
+        except OperationalError as error:
+            log.warning("task %d: the database does not answer, trying again: %s", task_id, error)
+            shutdown.wait(1)
+    return None
 
 
 def _work(
@@ -142,6 +137,20 @@ def _finish(session: Session, claim: Claim, output: Output) -> None:
         seconds=output.seconds,
         report=output.report,
     )
+
+
+def _fail(session: Session, claim: Claim, failure: StageFailed, settings: Settings) -> None:
+    fail_task(
+        session,
+        claim.task_id,
+        claim.token,
+        failure.error,
+        retryable=failure.retryable,
+        max_attempts=settings.max_attempts,
+        retry_seconds=settings.retry_seconds,
+    )
+    if failure.gone:  # whatever makes it again must not take this one over
+        forget_bundle(session, failure.gone)
 
 
 def _record(

@@ -37,11 +37,12 @@ class StageFailed(Exception):
     Args:
         error: code, message, hint, field.
         retryable: whether another try may do better.
+        gone: the bundle that is not in the blob store any more, if that is why.
     """
 
-    def __init__(self, error: dict[str, Any], retryable: bool) -> None:
+    def __init__(self, error: dict[str, Any], retryable: bool, gone: str | None = None) -> None:
         super().__init__(error["message"])
-        self.error, self.retryable = error, retryable
+        self.error, self.retryable, self.gone = error, retryable, gone
 
 
 class InputGone(Exception):
@@ -168,13 +169,14 @@ def _input(name: str, bundle: str | None, blobs: BlobStore, settings: Settings) 
         folder = blobs.fetch_bundle(bundle, settings.cache / bundle)
     except FileNotFoundError as error:
         if name in NAMED:
-            raise _gone(name, "is gone from the blob store") from error
+            raise _gone(name, "is gone from the blob store", bundle) from error
         raise InputGone(bundle) from error
     os.utime(folder)  # the janitor removes by age
     return folder
 
 
-def _gone(name: str, how: str) -> StageFailed:
+def _gone(name: str, how: str, bundle: str | None = None) -> StageFailed:
     what, field = NAMED[name]
     code, hint = AGAIN[what]
-    return StageFailed(error_of(code, f"The {what} that the recipe names in {field} {how}.", hint, field), False)
+    message = f"The {what} that the recipe names in {field} {how}."
+    return StageFailed(error_of(code, message, hint, field), retryable=False, gone=bundle)

@@ -42,10 +42,11 @@ def job_fraction(stages: Sequence[StageRead]) -> float:
 def job_eta(stages: Sequence[StageRead]) -> float | None:
     """Seconds left: those of the running stages, and for stages to come the time per weight so far."""
     running = [stage.eta_seconds for stage in stages if stage.eta_seconds is not None]
-    worked = [stage for stage in stages if stage.seconds and stage.reused < stage.tasks and stage.fraction > 0]
+    worked = [stage for stage in stages if stage.seconds and stage.fraction > stage.reused / stage.tasks]
     if not running or not worked:
         return None
-    per_weight = sum(s.seconds or 0 for s in worked) / sum(WEIGHTS[s.stage] * s.fraction for s in worked)
+    made = sum(WEIGHTS[stage.stage] * (stage.fraction - stage.reused / stage.tasks) for stage in worked)
+    per_weight = sum(stage.seconds or 0 for stage in worked) / made
     to_come = sum(WEIGHTS[stage.stage] for stage in stages if stage.fraction == 0 and stage.eta_seconds is None)
     return round(max(running) + per_weight * to_come, 1)
 
@@ -56,6 +57,7 @@ def _stage(found: StageTally, now: datetime) -> StageRead:
     fraction = (done + sum(map(_fraction, unfinished))) / tasks
     at_work = [seconds for task in unfinished if (seconds := _at_work(task, now)) is not None]
     seconds = (found.seconds or 0.0) + sum(at_work)
+    worth = (found.seconds or 0.0) + sum(_worth(task, now) for task in unfinished)
     return StageRead(
         stage=found.stage,
         status=_status(set(found.statuses)),
@@ -65,7 +67,7 @@ def _stage(found: StageTally, now: datetime) -> StageRead:
         fraction=round(fraction, 4),
         progress=_progress(found, unfinished),
         seconds=round(seconds, 1) if at_work or found.seconds is not None else None,
-        eta_seconds=_eta(found, tasks, fraction, seconds),
+        eta_seconds=_eta(found, tasks, fraction, worth),
     )
 
 
@@ -85,6 +87,13 @@ def _at_work(task: Task, now: datetime) -> float | None:
     if task.status != "running" or task.started_at is None or task.seconds is not None or task.reused:
         return None
     return max(0.0, (now - task.started_at).total_seconds())
+
+
+def _worth(task: Task, now: datetime) -> float:
+    """Seconds that a running task's progress stands for at its speed: an earlier attempt may have made most of it."""
+    progress, at_work = task.progress or {}, _at_work(task, now) or 0.0
+    rate = progress.get("rate")
+    return progress.get("done", 0) / rate if at_work and rate else at_work
 
 
 def _progress(found: StageTally, unfinished: Sequence[Task]) -> StageProgress | None:

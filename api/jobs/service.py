@@ -184,14 +184,11 @@ def delete(engine: Engine, job_id: str) -> None:
     """Forget a job and what it made.
 
     Raises:
-        Problem: 404.
+        NoSuchJob.
         NotDeletable: it is not over, or its generator is in use.
     """
     with session_scope(engine) as session:
-        try:
-            jobs.delete_job(session, job_id)
-        except LookupError as unknown:
-            raise not_found("job", job_id) from unknown
+        jobs.delete_job(session, job_id)
 
 
 def require(session: Session, job_id: str) -> Job:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import event, select, update
+import pytest
+from sqlalchemy import event, select, text, update
 
 from state.claims import claim_task, fail_task
-from state.database import read_scope, session_scope
+from state.database import database_now, read_scope, session_scope
 from state.garbage import sweep
+from state.jobs import delete_job
 from state.tables import Result, Task
 from tests.api.conftest import Service
 from tests.api.seeds import CLASSES, GENERATOR, finish_job, recipe
@@ -299,6 +302,46 @@ def test_stages_are_counted(any_service: Service) -> None:
     }
     (listed,) = any_service.http.get("/v1/jobs").json()["data"]
     assert read["progress"] == listed["progress"] == round(50 * 0.55 / 95, 4)
+
+
+def test_time_left_after_a_resume_and_with_reused_shards(any_service: Service) -> None:
+    """A training that goes on at step 8,000 of 10,000, one a second, a minute after the worker's restart. One of two
+    shards was taken over; the other took 500 seconds for its half of the stage's weight of 50."""
+    job = any_service.submit(data={"images_per_class": 8, "shard_size": 16})
+    at_work = {"done": 8060, "total": 10_000, "unit": "steps", "rate": 1.0, "metrics": {}}
+    with session_scope(any_service.engine) as session:
+        of_job = update(Task).where(Task.job_id == job["id"])
+        session.execute(of_job.where(Task.stage == "prompts").values(status="done", seconds=0.0))
+        session.execute(of_job.where(Task.stage == "generate").values(status="done", seconds=500.0))
+        reused = of_job.where(Task.stage == "generate", Task.shard == 0)
+        session.execute(reused.values(reused=True, seconds=0.0))
+        started = database_now(session) - timedelta(seconds=60)
+        running = {"status": "running", "started_at": started, "progress": at_work}
+        session.execute(of_job.where(Task.stage == "distil").values(running))
+    read = any_service.http.get(f"/v1/jobs/{job['id']}").json()
+    stages = {stage["stage"]: stage for stage in read["stages"]}
+    assert (stages["generate"]["tasks"], stages["generate"]["reused"]) == (2, 1)
+    assert stages["distil"]["eta_seconds"] == 1940.0
+    per_weight = (500 + stages["distil"]["seconds"]) / (50 / 2 + 30 * 0.806)
+    assert read["eta_seconds"] == pytest.approx(1940 + (5 + 8) * per_weight, abs=1)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_job_that_goes_away_meanwhile(any_service: Service, database_url: str) -> None:
+    """SQLite's writers wait for one another from their start; PostgreSQL's find the job, wait for its lock, and then
+    there is none."""
+    job = any_service.submit()
+    assert any_service.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
+    waiting = text("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")
+    with ThreadPoolExecutor(1) as pool:
+        with session_scope(any_service.engine) as session:
+            delete_job(session, job["id"])
+            session.flush()
+            answer = pool.submit(any_service.http.post, f"/v1/jobs/{job['id']}/retry")
+            while not session.scalar(waiting):
+                assert not answer.done()
+                session.execute(text("SELECT pg_stat_clear_snapshot()"))
+        assert (answer.result().status_code, answer.result().json()["code"]) == (404, "not_found")
 
 
 def test_few_tasks_are_loaded_however_many_a_job_has(any_service: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,27 @@ def test_checkpoints_go_with_newer_ones_and_with_the_output(
     assert _files_after_sweep(database, blobs) == set()
     with read_scope(database) as session:
         assert session.scalars(select(Checkpoint.step)).all() == [0, 1, 2], "what they measured stays"
+
+
+def test_a_file_that_is_put_again_during_a_sweep_stays(
+    database: Engine, blobs: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As photos are whose dataset was deleted, and that are uploaded again while a large store is swept."""
+    contents = {blobs.put_bytes(content): content for content in (b"one", b"two")}
+    for sha in contents:
+        path = blobs.local_path(sha)
+        assert path
+        os.utime(path, (0, 0))
+    first, second = sorted(contents)
+    delete = blobs.delete
+
+    def delete_slowly(sha: str) -> None:
+        delete(sha)
+        blobs.put_bytes(contents[second])
+
+    monkeypatch.setattr(blobs, "delete", delete_slowly)
+    assert sweep(database, blobs) == 1
+    assert (blobs.exists(first), blobs.exists(second)) == (False, True)
 
 
 def _files_after_sweep(engine: Engine, blobs: BlobStore) -> set[str]:

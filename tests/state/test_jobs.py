@@ -80,7 +80,7 @@ def test_a_task_is_claimed_once(database: Engine) -> None:
     job_id = submit(database)
     [prompts] = tasks_of(database, job_id, "prompts")
     first = claim(database, prompts)
-    assert first and (first.token, first.attempt) == (1, 1)
+    assert first and (first.token, first.attempt) == (prompts.token + 1, 1)
     assert claim(database, prompts, "other") is None
     finish(database, first)
     assert claim(database, prompts, "other") is None  # a late message
@@ -226,6 +226,26 @@ def test_a_job_that_is_deleted_takes_its_tasks_from_their_workers(database: Engi
         assert {row.task_id for row in session.scalars(select(Outbox))} <= {t.id for t in tasks_of(database, other)}
     with pytest.raises(LookupError), session_scope(database) as session:
         delete_job(session, job_id)
+
+
+def test_the_worker_of_a_deleted_job_writes_nothing_into_the_next(database: Engine) -> None:
+    """SQLite gives the ids of deleted tasks again."""
+    first = submit(database)
+    run(database, first, "prompts")
+    old, failing = (claim(database, task) for task in tasks_of(database, first, "generate"))
+    assert old and failing
+    with session_scope(database) as session:
+        fail_task(session, failing.task_id, failing.token, OOPS, retryable=False)
+        delete_job(session, first)
+    second = submit(database, images="other")
+    run(database, second, "prompts")
+    new, _ = (claim(database, task) for task in tasks_of(database, second, "generate"))
+    assert new and (new.task_id == old.task_id or database.dialect.name != "sqlite")
+    with pytest.raises(StaleToken), session_scope(database) as session:
+        heartbeat(session, old.task_id, old.token, 60)
+    with pytest.raises(StaleToken):
+        finish(database, old)
+    finish(database, new)
 
 
 def test_cancel(database: Engine) -> None:

@@ -59,7 +59,8 @@ def main(request_file: Path) -> int:
     signal.signal(signal.SIGTERM, ask_to_stop)
     request = json.loads(request_file.read_text())
     out, stage = Path(request["out"]), request["stage"]
-    ways = dict(item.split("=") for item in request["recipe"]["domain"]["superclass"].split(",") if item)
+    domain = request["recipe"].get("domain", {"name": "", "superclass": ""})  # a generator's recipe has none
+    ways = dict(item.split("=") for item in domain["superclass"].split(",") if item)
     way = ways.get(stage, "well")
     with (out.parent / "attempts").open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -87,6 +88,9 @@ def main(request_file: Path) -> int:
         case "error":
             tell(event="error", code="weights_missing", message="no weights", hint="get them", field="teacher.model")
             return 1
+        case "odd":
+            tell(event="error", code="bad_dataset", message=os.fsdecode(b"caf\xe9.tar is broken\0"), hint="")
+            return 1
         case "flaky" if attempts == 1:
             tell(event="error", code="hub_unreachable", message="no network", hint="", field="")
             return 1
@@ -107,8 +111,9 @@ def write(request: dict[str, Any], out: Path, summary: dict[str, Any]) -> None:
         for name, folders in request["inputs"].items()
     }
     files = {"inputs.json": json.dumps(inputs), f"{stage}.txt": f"{stage} {request['shard']}"}
-    if stage in ("evaluate", "export"):
-        files["report.json"] = json.dumps({"domain": request["recipe"]["domain"]["name"], "gap": None})
+    if stage in ("evaluate", "export", "generator"):
+        name = request["recipe"].get("domain", request["recipe"])["name"]
+        files["report.json"] = json.dumps({"domain": name, "gap": None})
     if stage == "export":
         files |= {
             "encoder/open_clip_config.json": "{}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,16 @@ def test_odd_lines_are_kept_as_log(reading: Reading, line: str) -> None:
     [event] = house.events(job_id, "log")
     assert event.message == line.replace("\0", "")[:2000]
     assert narration.error is None
+
+
+def test_file_names_that_are_no_utf8(reading: Reading) -> None:
+    house, job_id, narration = reading
+    name = json.dumps(os.fsdecode(b"caf\xe9.tar") + "\0")
+    narration.read(f'{{"event": "warning", "code": "odd", "message": {name}}}')
+    narration.read(f'{{"event": "progress", "done": 1, "total": 2, "metrics": {{{name}: 1}}}}')
+    assert [event.message for event in house.events(job_id, "warning")] == ["caf?.tar"]
+    [progress] = house.events(job_id, "progress")
+    assert progress.data["metrics"] == {"caf?.tar": 1}
 
 
 def test_numbers_that_json_lacks_become_null(reading: Reading) -> None:

@@ -97,7 +97,7 @@ def test_a_killed_worker_is_replaced(
         wait_until(lambda: ended(house, job_id))
     assert house.job(job_id).status == "succeeded"
     [generate] = house.tasks(job_id, "generate")
-    assert generate.token == generate.attempt >= 2
+    assert generate.attempt >= 2
     assert generate.summary and generate.summary["resumed_from"] > 0
 
 

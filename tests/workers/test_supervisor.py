@@ -4,16 +4,21 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
+from distillation.plan import StageTask
 from state.blobs import BlobStore
-from state.claims import claim_task, expire_leases
+from state.claims import Claim, claim_task, expire_leases
 from state.database import database_now, make_engine, read_scope, session_scope
-from state.jobs import request_cancel, retry_job
-from state.tables import Checkpoint, Dataset, Encoder, EncoderFile, Task
+from state.jobs import create_job, request_cancel, retry_job
+from state.tables import Checkpoint, Dataset, Encoder, EncoderFile, Generator, Job, Task
+from tests.state.examples import GENERATOR_RECIPE, RECIPE, new_job, stage_tasks
 from tests.workers.conftest import House, in_background, wait_until
+from workers import supervisor
 from workers.trim import trim
 
 
@@ -167,6 +172,26 @@ def test_other_ends_are_tried_again_and_then_clear(sqlite_house: House, way: str
         assert job.error["stderr"][-1] == "stderr line 59" and len(job.error["stderr"]) == 40
 
 
+def test_an_error_that_names_a_file_as_no_database_can(house: House) -> None:
+    job_id = house.submit("prompts=odd")
+    assert house.work(house.tasks(job_id)[0]) == "failed"
+    job = house.job(job_id)
+    assert job.error and (job.status, job.error["message"]) == ("failed", "caf?.tar is broken")
+
+
+def test_a_database_that_is_away_costs_no_message(sqlite_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = sqlite_house
+    answers = iter([OperationalError("SELECT", {}, OSError("connection refused"))])
+
+    def claim(*args: Any) -> Claim | None:
+        for error in answers:
+            raise error
+        return claim_task(*args)
+
+    monkeypatch.setattr(supervisor, "claim_task", claim)
+    assert house.work(house.tasks(house.submit())[0]) == "done"
+
+
 def test_a_passing_trouble_is_retried(sqlite_house: House) -> None:
     job_id = sqlite_house.submit("generate=flaky")
     sqlite_house.work_all(job_id)
@@ -287,6 +312,44 @@ def test_a_dataset_is_an_input_of_the_evaluation(sqlite_house: House, tmp_path: 
     assert evaluated
     with house.blobs.open(house.blobs.bundle(evaluated)["inputs.json"]["sha256"]) as file:
         assert b'"dataset": [["dataset.json"]]' in file.read()
+
+
+def test_a_generator_that_is_gone_is_trained_again(house: House, tmp_path: Path) -> None:
+    """And not taken over from the first training, whose output is the one that is gone."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "dataset.json").write_text("{}")
+    with session_scope(house.engine) as session:
+        bundle = house.blobs.put_bundle(tmp_path / "photos")
+        now = database_now(session)
+        row = Dataset(id="ds_fruit", name="photos", images=1, classes=[], rejected=[], bundle=bundle, size=2)
+        row.created_at = now
+        session.add(row)
+
+    def train() -> Generator:
+        with session_scope(house.engine) as session:
+            job = create_job(session, GENERATOR_RECIPE, tasks=[StageTask("generator", 0, "9" * 64, ())])
+        house.work_all(job.id, until="generator")
+        with read_scope(house.engine) as session:
+            return session.scalars(select(Generator).where(Generator.job_id == job.id)).one()
+
+    def use(generator: Generator, images: str) -> Job:
+        chosen = RECIPE.data.generator.model_copy(update={"model": generator.id})
+        data = RECIPE.data.model_copy(update={"generator": chosen})
+        recipe = RECIPE.model_copy(update={"data": data})
+        with session_scope(house.engine) as session:
+            job_id = new_job(session, stage_tasks(images), recipe=recipe).id
+        house.work_all(job_id)
+        return house.job(job_id)
+
+    first = train()
+    assert first.bundle and use(first, "some").status == "succeeded"
+    house.blobs.delete(first.bundle)
+    shutil.rmtree(house.settings.cache)
+    error = use(first, "more").error
+    assert error and (error["code"], error["field"]) == ("weights_missing", "data.generator.model")
+    second = train()
+    assert not house.tasks(second.job_id)[0].reused
+    assert use(second, "again").status == "succeeded"
 
 
 def test_trim_keeps_what_unfinished_jobs_need(sqlite_house: House) -> None:
