@@ -14,9 +14,8 @@ from benchmarks.stages_here import Inputs, generated_images, merged, stage_folde
 from distillation.recipe import Recipe
 from starter.students import LATER_RATE, OPTIMIZER, PHOTOS, RATE, VIEWS
 
-BASE_SIZE, LATER_SHARE, LATER_VIEWS = 64, 0.2, 8
-"""Base students of more pixels learn at the photos' own 64 first, where a step costs less, then so many steps more, of
-more views: the first ones, which are among them, they know by then."""
+BASE_SIZE, LATER_SHARE = 64, 0.2
+"""Base students of more pixels learn at the photos' own 64 first, where a step costs less, then so many steps more."""
 
 
 class DomainBench:
@@ -96,19 +95,19 @@ class DomainBench:
         """The base student's embedded photos and itself: the product's domain-agnostic phase, as the starter's."""
         photos, wanted = self._dataset("train", "things", OTHERS), self._base["student"]["image_size"]
 
-        def learn(image_size: int, length: int, rate: float, views: int, start: Inputs) -> tuple[Path, Path]:
+        def learn(image_size: int, length: int, rate: float, start: Inputs) -> tuple[Path, Path]:
             agnostic = {"source": str(photos), "steps": length, "max_images": PHOTOS}
-            training = {"optimizer": OPTIMIZER, "lr": rate, "views": views, "agnostic": agnostic}
+            training = {"optimizer": OPTIMIZER, "lr": rate, "views": VIEWS, "agnostic": agnostic}
             student = {"init": "scratch", "image_size": image_size}
             folder = self._shared / f"base-{self._name_of_base(steps, image_size)}"
             recipe = self._recipe({"student": student, "training": training})
-            return self._learn_photos(f"things-{views}-views", recipe, photos, start, folder)
+            return self._learn_photos(f"things-{VIEWS}-views", recipe, photos, start, folder)
 
-        first = learn(min(wanted, BASE_SIZE), steps, RATE, VIEWS, {})
+        first = learn(min(wanted, BASE_SIZE), steps, RATE, {})
         if wanted <= BASE_SIZE:
             return first
         later = max(1, round(LATER_SHARE * steps))
-        return learn(wanted, later, LATER_RATE, LATER_VIEWS, {"earlier": [first[1]]})
+        return learn(wanted, later, LATER_RATE, {"earlier": [first[1]]})
 
     def _learn_photos(self, name: str, recipe: Recipe, photos: Path, start: Inputs, folder: Path) -> tuple[Path, Path]:
         embedded = self._run("embed", name, recipe, {"agnostic_source": [photos]}, folder=self._shared / "embedded")
