@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from distillation.plan import StageTask
@@ -111,24 +112,24 @@ def _show(task: StageTask, event: dict[str, object]) -> None:
     if event["event"] == "progress":
         console.print(f"{name}: {event['done']}/{event['total']} {event['unit']} ({event['rate']}/s)", highlight=False)
     elif event["event"] in ("warning", "error"):
-        console.print(f"{name}: [yellow]{event['message']}[/yellow]")
+        console.print(f"{name}: [yellow]{escape(str(event['message']))}[/yellow]")
     elif event["event"] in ("done", "reused"):
         console.print(f"{name}: {event['event']}")
 
 
 def _failed(error: Exception) -> typer.Exit:
     told = explain(error)
-    console.print(f"[red]{told.code}[/red]: {told.message}" + (f"\n  {told.hint}" if told.hint else ""))
+    console.print(f"[red]{told.code}[/red]: {escape(told.message)}" + (f"\n  {escape(told.hint)}" if told.hint else ""))
     return typer.Exit(1)
 
 
 def _show_invalid(path: Path, error: Exception) -> None:
     if not isinstance(error, ValidationError):
-        console.print(f"[red]{error}[/red]")
+        console.print(f"[red]{escape(str(error))}[/red]")
         return
     table = Table("field", "problem", title=f"{path}: {error.error_count()} problem(s)", title_justify="left")
     for item in error.errors():
-        table.add_row(".".join(str(part) for part in item["loc"]), item["msg"].removeprefix("Value error, "))
+        table.add_row(escape(".".join(map(str, item["loc"]))), escape(item["msg"].removeprefix("Value error, ")))
     console.print(table)
 
 

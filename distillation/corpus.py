@@ -204,8 +204,8 @@ def _captions(folders: Sequence[Path], rows: NDArray[np.int64]) -> tuple[list[st
     caption = np.empty(len(rows), np.int64)
     for folder, part in zip(folders, _parts(rows, len(folders)), strict=True):
         # One shard's lines at a time, and each prompt once: images may be many millions.
-        lines = (folder / "images.jsonl").read_text(encoding="utf-8").splitlines()
-        numbers = [found.setdefault(json.loads(line)["prompt"], len(found)) for line in lines]
+        with (folder / "images.jsonl").open(encoding="utf-8") as lines:
+            numbers = [found.setdefault(json.loads(line)["prompt"], len(found)) for line in lines]
         caption[part] = np.array(numbers, np.int64)[rows[part, 1]]
     used, caption = np.unique(caption, return_inverse=True)
     names = np.array(list(found))[used]

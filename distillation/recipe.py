@@ -180,6 +180,8 @@ class Teacher(Section):
         named = self.model != "starter" and ":" not in self.model and not is_local(self.model)
         if named and not self.pretrained:
             raise located(("pretrained",), "an open_clip model by name needs `pretrained`, the tag of its weights")
+        if self.pretrained and not named:
+            raise located(("pretrained",), "only an open_clip model by name takes it; this one has its own weights")
         return self
 
 

@@ -47,15 +47,18 @@ def teacher_shape(model: str, folder: Path | None) -> TeacherShape:
         model: ``teacher.model`` of a recipe; an open_clip name decides the shape whatever the weights.
         folder: its local open_clip directory, if it has one.
 
-    Of a model that neither describes the answer is a guess, which decides only the estimate and the student that is
-    shown beforehand; the training process reads the real values.
+    Of a model that neither describes, or a broken folder, the answer is a guess, which decides only the estimate and
+    the student that is shown beforehand; the training process reads the real values, or says what is wrong.
     """
     config = folder / CONFIG if folder is not None else None
     if folder is not None and config is not None and config.is_file():
-        described = json.loads(config.read_text(encoding="utf-8"))["model_cfg"]
-        size = described["vision_cfg"].get("image_size", 224)
-        side = int(size if isinstance(size, int) else size[0])
-        return _shape(side, int(described["embed_dim"]), _image_tower_params(folder))
+        try:
+            described = json.loads(config.read_text(encoding="utf-8"))["model_cfg"]
+            size = described["vision_cfg"].get("image_size", 224)
+            side = int(size if isinstance(size, int) else size[0])
+            return _shape(side, int(described["embed_dim"]), _image_tower_params(folder))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return TYPICAL
     for row in TEACHERS:
         if row.model == model:
             return _shape(row.image_size, row.embed_dim, row.params_image_tower)

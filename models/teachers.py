@@ -211,7 +211,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             "weights_missing", f"{path} is not a valid open_clip configuration: {error!r}", "", "teacher.model"
         ) from error

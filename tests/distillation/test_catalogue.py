@@ -98,6 +98,9 @@ def test_teacher_shape(tmp_path: Path, teacher_folder: Path) -> None:
     assert teacher_shape("ViT-L-14", None) == (224, 768, 303_966_208, True)
     assert teacher_shape("hf-hub:org/name", None) == TYPICAL and not TYPICAL.known
     assert TYPICAL[:3] == teacher_shape("ViT-B-32", None)[:3]
+    for broken in (b"[]", b"\xff", b'{"embed_dim": 512}', b'{"model_cfg": {"vision_cfg": []}}'):
+        (tmp_path / "open_clip_config.json").write_bytes(broken)
+        assert teacher_shape(f"local-dir:{tmp_path}", tmp_path) == TYPICAL
     assert teacher_shape("starter", None)[:2] == (TEACHERS[0].image_size, TEACHERS[0].embed_dim)
     described = {"model_cfg": {"embed_dim": 640, "vision_cfg": {"image_size": 288}}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(described))

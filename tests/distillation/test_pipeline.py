@@ -83,6 +83,14 @@ def test_a_job_without_the_service(
     assert features.read_bytes() == content
 
 
+def test_names_in_messages_are_no_markup(tmp_path: Path) -> None:
+    recipe = {"domain": {"name": "d", "classes": ["mug [/large]", "mug [/large]"]}, "size [red]": 1}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "recipe.json"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2, result.output
+    assert "size [red]" in result.output and "[/large]" in result.output
+
+
 def test_a_recipe_run_twice_gives_the_same_bytes(teacher_folder: Path, sd_folder: Path, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(recipe_of(teacher_folder, sd_folder))
     encoders = [run_recipe(recipe, tmp_path / name, lambda task, event: None) for name in ("a", "b")]

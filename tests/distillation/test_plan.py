@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distillation.plan import plan, step_count
+from distillation.plan import WHOLE_FILE_BYTES, fingerprint, plan, step_count
 from distillation.recipe import Recipe
 
 
@@ -82,3 +82,14 @@ def test_weights_at_a_path_are_known_by_their_content(part: str, tmp_path: Path)
         weights.write_bytes(content)
         found.append(keys(**changes))
     assert found[0]["prompts"] == found[1]["prompts"] and found[0]["generate"] != found[1]["generate"]
+
+
+def test_a_layer_trained_on_in_large_weights_is_seen(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    with weights.open("wb") as file:
+        file.truncate(WHOLE_FILE_BYTES + 12_345)
+    before = fingerprint(str(tmp_path), "teacher")
+    with weights.open("r+b") as file:
+        file.seek(WHOLE_FILE_BYTES // 3)
+        file.write(b"\1" * (1 << 20))
+    assert fingerprint(str(tmp_path), "teacher") != before

@@ -64,6 +64,10 @@ def test_errors_of_a_section_point_at_the_field() -> None:
         ("data", "prompts", "language_model", "base_url"),
     }
     assert places(data={"prompts": {"explicit": {"orange": ["an orange"]}}}) == {("data", "prompts", "explicit")}
+    for model in ("starter", "local-dir:/models/teacher"):
+        assert places(teacher={"model": model, "pretrained": "/models/tuned.safetensors"}) == {
+            ("teacher", "pretrained")
+        }
 
 
 def test_photos_mixed_in_refuse_losses_that_need_captions() -> None:

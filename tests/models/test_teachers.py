@@ -196,6 +196,15 @@ def test_weights_of_another_shape_are_an_error(teacher_folder: Path, tmp_path: P
     assert caught.value.code == "weights_missing"
 
 
+@pytest.mark.parametrize("content", [b"[]", b"\xff", b'{"embed_dim": 512}', b"{"])
+def test_a_broken_configuration_is_said_to_be_one(teacher_folder: Path, tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(teacher_folder, folder)
+    (folder / "open_clip_config.json").write_bytes(content)
+    with pytest.raises(ModelError, match="not a valid open_clip configuration"):
+        load_teacher(str(folder))
+
+
 def test_unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
