@@ -1,4 +1,7 @@
-"""Use a downloaded encoder with nothing but onnxruntime, NumPy and Pillow: python demo/use_onnx.py ENCODER IMAGE..."""
+"""Use a downloaded encoder with nothing but onnxruntime, NumPy and Pillow: python demo/use_onnx.py ENCODER IMAGE...
+
+On a device ENCODER needs three files: a classifier, labels.json and preprocess.json.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +32,28 @@ def load_image(path: Path, how: dict[str, Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 
-def run(encoder: Path, images: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[np.float32], list[str]]:
-    """Embeddings (n, D), probabilities (n, classes) and the names of the classes."""
-    how = json.loads((encoder / "preprocess.json").read_text(encoding="utf-8"))
-    labels = json.loads((encoder / "labels.json").read_text(encoding="utf-8"))["labels"]
-    batch = {"image": np.stack([load_image(path, how) for path in images])}
-    embed = onnxruntime.InferenceSession(str(encoder / "image_encoder.onnx"), providers=["CPUExecutionProvider"])
-    classify = onnxruntime.InferenceSession(str(encoder / "classifier.onnx"), providers=["CPUExecutionProvider"])
-    return embed.run(["embedding"], batch)[0], classify.run(["probabilities"], batch)[0], labels
+def run(network: Path, images: Sequence[Path]) -> NDArray[np.float32]:
+    """Embeddings (n, D) of an image encoder, probabilities (n, classes) of a classifier."""
+    how = json.loads((network.parent / "preprocess.json").read_text(encoding="utf-8"))
+    session = onnxruntime.InferenceSession(str(network), providers=["CPUExecutionProvider"])
+    outputs: list[NDArray[np.float32]] = session.run(None, {"image": np.stack([load_image(p, how) for p in images])})
+    return outputs[0]
+
+
+def labels(encoder: Path) -> list[str]:
+    """The names of the classes."""
+    names: list[str] = json.loads((encoder / "labels.json").read_text(encoding="utf-8"))["labels"]
+    return names
+
+
+def smallest_classifier(encoder: Path) -> Path:
+    """The int8 one, if it is there."""
+    int8 = encoder / "classifier.int8.onnx"
+    return int8 if int8.exists() else encoder / "classifier.onnx"
 
 
 if __name__ == "__main__":
-    paths = [Path(argument) for argument in sys.argv[2:]]
-    _, probabilities, names = run(Path(sys.argv[1]), paths)
+    folder, *paths = map(Path, sys.argv[1:])
+    names, probabilities = labels(folder), run(smallest_classifier(folder), paths)
     for path, row in zip(paths, probabilities, strict=True):
         print(f"{path.name}: {names[int(row.argmax())]} ({row.max():.1%})")

@@ -50,7 +50,7 @@ QUEUES = {
     "generator": "generate",
 }
 WHOLE_FILE_BYTES = 64 << 20
-BLOCKS, BLOCK_BYTES = 1024, 16 << 10
+BLOCKS, BLOCK_BYTES = 128, 16 << 10
 """Of a larger file: weights that were trained on in a few layers differ in some, whatever the tensors' order."""
 DEFAULT_EPOCHS = 20.0
 
@@ -236,7 +236,7 @@ def _digest(content: Iterable[Any]) -> str:
 
 @lru_cache(maxsize=4096)
 def _file_fingerprint(path: Path, _changed_at: int) -> str:
-    """Whole files up to 64 MB are hashed; of larger ones the size, both ends and blocks in between, to plan at once."""
+    """Files up to 64 MB are hashed whole; of larger ones the size and blocks of all parts, to plan in milliseconds."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= WHOLE_FILE_BYTES:

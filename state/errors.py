@@ -16,6 +16,9 @@ class IdempotencyConflict(Exception):
 class NoSuchJob(LookupError):
     """The job does not exist, or was deleted a moment ago."""
 
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no job '{job_id}'")
+
 
 class NotRetryable(Exception):
     """Only a failed or cancelled job can be retried."""

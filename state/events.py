@@ -28,7 +28,7 @@ def lock_job(session: Session, job_id: str) -> Job:
     """
     job = session.get(Job, job_id, with_for_update=NO_KEY_UPDATE, populate_existing=True)
     if job is None:
-        raise NoSuchJob(f"there is no job '{job_id}'")
+        raise NoSuchJob(job_id)
     return job
 
 

@@ -125,7 +125,7 @@ def request_cancel(session: Session, job_id: str) -> Job:
     """Ask for a job to end. What runs is stopped by its worker; a job that has ended stays as it is.
 
     Raises:
-        NoSuchJob.
+        NoSuchJob: it is not there.
     """
     job = lock_job(session, job_id)
     if job.status in TERMINAL or job.cancel_requested:
@@ -142,7 +142,7 @@ def retry_job(session: Session, job_id: str) -> Job:
     """Start a failed or cancelled job again; finished tasks stay done, checkpoints are used.
 
     Raises:
-        NoSuchJob.
+        NoSuchJob: it is not there.
         NotRetryable: the job has not failed.
     """
     job = lock_job(session, job_id)
@@ -166,7 +166,7 @@ def delete_job(session: Session, job_id: str) -> None:
     An output that another job shares stays.
 
     Raises:
-        NoSuchJob.
+        NoSuchJob: it is not there.
         NotDeletable: it is not over, or an unfinished job uses its generator.
     """
     job = lock_job(session, job_id)

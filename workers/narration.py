@@ -83,8 +83,9 @@ class Narration:
     def _tell(self, type: str, message: str, level: Level, data: dict[str, Any]) -> None:
         try:
             with session_scope(self._engine) as session:
-                text = message[:MESSAGE_CHARACTERS]
-                add_event(session, self._claim.job_id, type, text, level, self._claim.stage, data)
+                add_event(
+                    session, self._claim.job_id, type, message[:MESSAGE_CHARACTERS], level, self._claim.stage, data
+                )
         except SQLAlchemyError as error:  # events are for people; the work does not depend on them
             log.warning("an event of task %d was not written: %s", self._claim.task_id, error)
 

@@ -71,7 +71,10 @@ def run_task(
 
 
 def _claim(task_id: int, engine: Engine, settings: Settings, shutdown: threading.Event) -> Claim | None:
-    """A database that is away must not cost the message: its task would wait until the whole queue is empty."""
+    """Claim the task, or None: there is nothing to do, or the worker stops.
+
+    A database that is away must not cost the message: its task would wait until the whole queue is empty.
+    """
     owner = f"{socket.gethostname()}:{os.getpid()}"
     while not shutdown.is_set():
         try:

@@ -23,6 +23,7 @@ WEIGHTS = {
     "generator": 100,
 }
 """Share of each stage in a usual job's time; only for the bar of the whole job."""
+FRACTION_DIGITS = 4
 WORST_FIRST: tuple[TaskStatus, ...] = ("failed", "cancelled", "running", "ready", "waiting")
 
 
@@ -42,13 +43,18 @@ def job_fraction(stages: Sequence[StageRead]) -> float:
 def job_eta(stages: Sequence[StageRead]) -> float | None:
     """Seconds left: those of the running stages, and for stages to come the time per weight so far."""
     running = [stage.eta_seconds for stage in stages if stage.eta_seconds is not None]
-    worked = [stage for stage in stages if stage.seconds and stage.fraction > stage.reused / stage.tasks]
+    worked = [stage for stage in stages if stage.seconds and _own_fraction(stage) > 0]
     if not running or not worked:
         return None
-    made = sum(WEIGHTS[stage.stage] * (stage.fraction - stage.reused / stage.tasks) for stage in worked)
-    per_weight = sum(stage.seconds or 0 for stage in worked) / made
+    own_weight = sum(WEIGHTS[stage.stage] * _own_fraction(stage) for stage in worked)
+    per_weight = sum(stage.seconds or 0 for stage in worked) / own_weight
     to_come = sum(WEIGHTS[stage.stage] for stage in stages if stage.fraction == 0 and stage.eta_seconds is None)
     return round(max(running) + per_weight * to_come, 1)
+
+
+def _own_fraction(stage: StageRead) -> float:
+    """What this job has made of a stage itself; rounded as ``fraction`` is, or a remainder would count as work."""
+    return stage.fraction - round(stage.reused / stage.tasks, FRACTION_DIGITS)
 
 
 def _stage(found: StageTally, now: datetime) -> StageRead:
@@ -64,7 +70,7 @@ def _stage(found: StageTally, now: datetime) -> StageRead:
         tasks=tasks,
         done=done,
         reused=found.reused,
-        fraction=round(fraction, 4),
+        fraction=round(fraction, FRACTION_DIGITS),
         progress=_progress(found, unfinished),
         seconds=round(seconds, 1) if at_work or found.seconds is not None else None,
         eta_seconds=_eta(found, tasks, fraction, worth),

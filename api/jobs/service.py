@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, event, select
 from sqlalchemy.orm import Session
 
-from api.errors import Problem, not_found
+from api.errors import Problem
 from api.jobs import preflight
 from api.jobs.progress import job_eta, job_fraction, read_stages
 from api.jobs.rates import measured_rates
@@ -32,6 +32,7 @@ from distillation.plan import StageTask
 from distillation.recipe import Recipe
 from state import jobs
 from state.database import read_scope, session_scope
+from state.errors import NoSuchJob
 from state.tables import TERMINAL, Encoder, Job, Result
 
 Answer = TypeVar("Answer")
@@ -184,7 +185,7 @@ def delete(engine: Engine, job_id: str) -> None:
     """Forget a job and what it made.
 
     Raises:
-        NoSuchJob.
+        NoSuchJob: it is not there.
         NotDeletable: it is not over, or its generator is in use.
     """
     with session_scope(engine) as session:
@@ -194,7 +195,7 @@ def delete(engine: Engine, job_id: str) -> None:
 def require(session: Session, job_id: str) -> Job:
     job = jobs.get_job(session, job_id)
     if job is None:
-        raise not_found("job", job_id)
+        raise NoSuchJob(job_id)
     return job
 
 

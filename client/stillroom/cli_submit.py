@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from stillroom.cli_encoders import download_files
 from stillroom.cli_session import INTERRUPTED, JsonFlag, Session, open_session
-from stillroom.errors import JobFailed
+from stillroom.errors import ApiError, JobFailed, Unreachable
 from stillroom.progress import job_display
 from stillroom.recipes import apply_flags, pairs, read_recipe
 from stillroom.rendering import cell_text, job_view, megabytes, table
@@ -125,9 +126,9 @@ def wait_for(session: Session, job: Job) -> Job:
             for event in session.service.follow(identity):
                 display.event(event)
                 if event["type"] in ("status", "stage") or time.monotonic() - refreshed >= REFRESH_SECONDS:
-                    job = session.service.job(identity)
                     refreshed = time.monotonic()
-                    display.update(job)
+                    with suppress(Unreachable, ApiError):  # it restarts: the events go on when it is back
+                        display.update(session.service.job(identity))
             job = session.service.job(identity)
             display.update(job)
     except KeyboardInterrupt:

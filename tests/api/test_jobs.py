@@ -12,6 +12,8 @@ import httpx
 import pytest
 from sqlalchemy import event, select, text, update
 
+from api.jobs.progress import job_eta
+from api.jobs.schemas import StageRead
 from state.claims import claim_task, fail_task
 from state.database import database_now, read_scope, session_scope
 from state.garbage import sweep
@@ -324,6 +326,21 @@ def test_time_left_after_a_resume_and_with_reused_shards(any_service: Service) -
     assert stages["distil"]["eta_seconds"] == 1940.0
     per_weight = (500 + stages["distil"]["seconds"]) / (50 / 2 + 30 * 0.806)
     assert read["eta_seconds"] == pytest.approx(1940 + (5 + 8) * per_weight, abs=1)
+
+
+def test_time_left_where_all_that_is_done_was_reused() -> None:
+    """Two thirds, which are no round number: the third shard has worked for a minute without making anything yet."""
+    counts: dict[str, Any] = {"tasks": 3, "done": 2, "reused": 2, "fraction": 0.6667, "eta_seconds": None}
+    stages = [
+        StageRead(stage="generate", status="running", progress=None, seconds=60, **counts),
+        StageRead(stage="embed", status="running", progress=None, seconds=50, **one_task(0.5, 50)),
+        StageRead(stage="distil", status="waiting", progress=None, seconds=None, **one_task(0, None)),
+    ]
+    assert job_eta(stages) == 50 + 50 / (10 * 0.5) * 30
+
+
+def one_task(fraction: float, eta: float | None) -> dict[str, Any]:
+    return {"tasks": 1, "done": 0, "reused": 0, "fraction": fraction, "eta_seconds": eta}
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

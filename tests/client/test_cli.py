@@ -19,7 +19,7 @@ from fastapi.responses import HTMLResponse
 from stillroom.cli_session import EXIT_CODES
 
 from tests.client.conftest import Run
-from tests.client.faulty import CONTENT, ENCODER, JOB, Faults
+from tests.client.faulty import CONTENT, ENCODER, JOB, Faults, event
 from tests.client.servers import closed_port, serve
 
 CLIENT = Path(stillroom.cli.__file__).parents[1]
@@ -126,6 +126,14 @@ def test_wait_and_download(run: Run, url: str, tmp_path: Path) -> None:
     assert (tmp_path / "image_encoder.onnx").read_bytes() == CONTENT
     assert "prompts done" in plain(done.stderr) and "reused" in done.stderr
     assert "warning: event 2" in done.stderr
+
+
+def test_a_service_that_goes_away_at_an_event_is_waited_for(run: Run, url: str, faults: Faults) -> None:
+    """As at its end: "interrupted" is the last that a training says."""
+    faults.events, faults.away = [event(1, "stage", status="ready"), event(2, "status", status="succeeded")], [503]
+    done = run(url, "submit", *FLAGS, "--wait")
+    assert done.exit_code == 0, done.stderr
+    assert not faults.away
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from demo.service import ServiceError, embedded_service, log_tails
 from demo.summary import goals, summary
 from distillation.plan import STARTER
 from distillation.recipe import load_recipe
-from tests.api.seeds import picture
+from tests.api.seeds import CLASSES, MEAN, SIDE, STD, classifier_onnx, picture
 from tests.client.test_views import report, scores
 
 TEACHER = STARTER / "teacher"
@@ -67,6 +69,7 @@ def test_checks_can_fail() -> None:
     good = report(classes=12)
     assert all(check_report(good, with_real=False).values())
     assert not all(check_report(good, with_real=True).values())
+    assert "real photos were measured" not in check_report(good, with_real=False)
     collapsed = {**good["synthetic"], "student": scores(1 / 12)}
     stranger = {**good["synthetic"], "agreement": 0.15}
     for weak in (collapsed, stranger):
@@ -147,6 +150,20 @@ def test_a_photo_that_a_note_turns_is_seen_upright_by_both_programs(tmp_path: Pa
     assert np.abs(features[0] - features[1]).max() < 1e-5
     how = {"size": 48, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     assert np.array_equal(*(use_onnx.load_image(path, how) for path in paths))
+
+
+@pytest.mark.parametrize("name", ["classifier.onnx", "classifier.int8.onnx"])
+def test_three_files_are_enough_on_a_device(tmp_path: Path, name: str) -> None:
+    how = {"size": SIDE, "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
+    (tmp_path / name).write_bytes(classifier_onnx())
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": CLASSES}))
+    (tmp_path / "preprocess.json").write_text(json.dumps(how))
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(picture((250, 10, 10)))
+    command = [sys.executable, use_onnx.__file__, tmp_path, photo]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("photo.jpg: red thing (")
 
 
 def test_a_service_that_cannot_start_says_so(tmp_path: Path) -> None:
